@@ -1,0 +1,1 @@
+"""The machinery of tridiff; it knows no particular kernel."""

@@ -1,0 +1,240 @@
+"""Arena: guarded memory for the tensors of one Case.
+
+Every tensor is a view into an allocation of its own: red zones on both sides, and poison in every element that nobody
+wrote (red zones, gaps of strided layouts, unused pages and slots). Parts of an allocation can be *holes*: address space
+without content, in which any access is a finding; so a page offset beyond 2^31 elements costs megabytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from tridiff.harness.api.poison import RAW, Poison, Zone, pattern
+
+RED_ZONE_BYTES = 1024
+"""On each side of a view; a multiple of 64, so that views stay as aligned as production's tensors are."""
+
+Span = tuple[int, int]
+"""Half-open range of elements, [start, stop)."""
+
+
+class StagingError(RuntimeError):
+    """The machine cannot hold the Case: not enough address space or memory."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Damage:
+    """An element that is not as it must be: which tensor, where, the value before and the value now."""
+
+    tensor: str
+    where: str
+    before: float | int
+    after: float | int
+    count: int
+
+
+@dataclass(kw_only=True, eq=False)
+class Allocation:
+    """Backing store of one tensor.
+
+    `storage`: 1-D tensor of the dtype, red zones included. `view`: what the kernel receives. `legal`: the spans of storage
+    elements that a kernel may touch. `live`: the spans that have content (poison included) and are compared afterwards.
+    `writable`: storage elements that must be written, sorted.
+    """
+
+    name: str
+    zone: Zone
+    poison: Poison
+    storage: torch.Tensor
+    view: torch.Tensor
+    legal: tuple[Span, ...]
+    live: tuple[Span, ...]
+    writable: npt.NDArray[np.int64]
+    _before: list[npt.NDArray[np.int64]] = field(default_factory=list)
+
+    @property
+    def raw(self) -> npt.NDArray[np.int64]:
+        """The storage as signed integers of the item size."""
+        return np.asarray(self.storage.view(RAW[self.storage.element_size()]).numpy())
+
+    def seal(self) -> None:
+        """Remember every live byte; what differs later was written by the kernel."""
+        self._before = [self.raw[start:stop].copy() for start, stop in self.live]
+
+    def changed(self) -> Damage | None:
+        """The first element outside the declared writes that no longer holds its bits, or None."""
+        hits: list[tuple[int, int]] = []
+        for (start, stop), before in zip(self.live, self._before, strict=True):
+            differs = self.raw[start:stop] != before
+            inside = self.writable[(self.writable >= start) & (self.writable < stop)]
+            differs[inside - start] = False
+            hits.extend((int(at) + start, int(before[at])) for at in np.flatnonzero(differs))
+        return self._damage(hits) if hits else None
+
+    def unwritten(self) -> Damage | None:
+        """The first declared write that still holds poison, or None."""
+        kept = self.writable[self.raw[self.writable] == pattern(self.storage.dtype, self.poison, self.zone)]
+        return self._damage([(int(at), int(self.raw[at])) for at in kept]) if kept.size else None
+
+    def locate(self, element: int) -> str:
+        """Storage element as `name[i, j]`, or as its distance from the view or the view's element before a gap."""
+        low, high = extent(self.view)
+        if element < low:
+            return f"{low - element} elements before {self.name}"
+        if element >= high:
+            return f"{element - high + 1} elements past the end of {self.name}"
+        index, rest = unravel(self.view, element - low)
+        where = f"{self.name}[{', '.join(map(str, index))}]"
+        return where if rest == 0 else f"{rest} elements into the gap after {where}"
+
+    def _damage(self, hits: list[tuple[int, int]]) -> Damage:
+        element, before = hits[0]
+        original = torch.tensor([before], dtype=RAW[self.storage.element_size()]).view(self.storage.dtype)
+        return Damage(
+            tensor=self.name,
+            where=self.locate(element),
+            before=original.item(),
+            after=self.storage[element].item(),
+            count=len(hits),
+        )
+
+
+class Arena:
+    """Allocates the tensors of one Case, all filled with `poison` until the Op writes their content."""
+
+    def __init__(self, poison: Poison = Poison.LOUD) -> None:
+        self.poison = poison
+        self.allocations: dict[str, Allocation] = {}
+
+    def __iter__(self) -> Iterator[Allocation]:
+        return iter(self.allocations.values())
+
+    def tensor(
+        self,
+        name: str,
+        shape: Sequence[int],
+        dtype: torch.dtype,
+        *,
+        strides: Sequence[int] | None = None,
+        committed: Sequence[Span] | None = None,
+    ) -> torch.Tensor:
+        """A read-only input of `shape` with `strides` in elements (default: dense), poisoned; the caller fills it.
+
+        `committed`: the spans of elements, counted from the view's first, that have content; the rest is a hole.
+        Raises `StagingError` when the machine has no address space for it, ValueError for a second tensor of one name.
+        """
+        return self._allocate(name, shape, dtype, strides, committed, Zone.INPUT).view
+
+    def output(
+        self, name: str, shape: Sequence[int], dtype: torch.dtype, *, strides: Sequence[int] | None = None
+    ) -> torch.Tensor:
+        """A tensor of which the kernel must write every element of the view, and nothing else."""
+        allocation = self._allocate(name, shape, dtype, strides, None, Zone.OUTPUT)
+        self.declare_writes(name, torch.ones(tuple(shape), dtype=torch.bool))
+        return allocation.view
+
+    def declare_writes(self, name: str, mask: torch.Tensor) -> None:
+        """Declare that exactly the elements of tensor `name` where `mask` (bool, the view's shape) holds must be written."""
+        allocation = self.allocations[name]
+        index = torch.nonzero(mask).to(torch.int64)
+        stride = torch.tensor(allocation.view.stride(), dtype=torch.int64)
+        offsets = (index * stride).sum(dim=1) + allocation.view.storage_offset()
+        allocation.writable = np.sort(offsets.numpy())
+
+    def seal(self) -> None:
+        """Remember the content of all memory; call once the Op has filled its tensors."""
+        for allocation in self:
+            allocation.seal()
+
+    def _allocate(
+        self,
+        name: str,
+        shape: Sequence[int],
+        dtype: torch.dtype,
+        strides: Sequence[int] | None,
+        committed: Sequence[Span] | None,
+        zone: Zone,
+    ) -> Allocation:
+        if name in self.allocations:
+            raise ValueError(f"the arena already holds a tensor {name!r}")
+        steps = tuple(strides) if strides is not None else dense_strides(shape)
+        red = RED_ZONE_BYTES // dtype.itemsize
+        length = span_of(shape, steps)
+        storage = _reserve(name, red + length + red, dtype)
+        legal = tuple((red + start, red + min(stop, length)) for start, stop in committed or [(0, length)])
+        live = tuple(_merged([(0, red), *legal, (red + length, red + length + red)]))
+        for start, stop in live:
+            storage[start:stop].view(RAW[dtype.itemsize]).fill_(pattern(dtype, self.poison, zone))
+        allocation = Allocation(
+            name=name,
+            zone=zone,
+            poison=self.poison,
+            storage=storage,
+            view=torch.as_strided(storage, tuple(shape), steps, red),
+            legal=legal,
+            live=live,
+            writable=np.empty(0, dtype=np.int64),
+        )
+        self.allocations[name] = allocation
+        return allocation
+
+
+def dense_strides(shape: Sequence[int]) -> tuple[int, ...]:
+    """Row-major strides in elements."""
+    strides: list[int] = []
+    step = 1
+    for size in reversed(shape):
+        strides.append(step)
+        step *= max(size, 1)
+    return tuple(reversed(strides))
+
+
+def span_of(shape: Sequence[int], strides: Sequence[int]) -> int:
+    """Number of elements from the first to the last of such a view, both included; 0 for an empty one."""
+    if 0 in shape:
+        return 0
+    return 1 + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
+
+
+def extent(view: torch.Tensor) -> Span:
+    """Storage elements from the view's first to its last, as [start, stop)."""
+    start = int(view.storage_offset())
+    return start, start + span_of(view.shape, view.stride())
+
+
+def unravel(view: torch.Tensor, offset: int) -> tuple[list[int], int]:
+    """Index of the view's element `offset` elements behind its first, and how far behind that element it lies (a gap)."""
+    index = [0] * view.dim()
+    for dim in sorted(range(view.dim()), key=lambda d: -view.stride(d)):
+        stride = view.stride(dim)
+        if stride > 0:
+            index[dim] = min(offset // stride, view.shape[dim] - 1)
+            offset -= index[dim] * stride
+    return index, offset
+
+
+def _reserve(name: str, elements: int, dtype: torch.dtype) -> torch.Tensor:
+    try:
+        return torch.empty(elements, dtype=dtype)
+    except RuntimeError as error:
+        size = elements * dtype.itemsize / 2**30
+        raise StagingError(f"no address space for {name}: {size:.1f} GiB of {dtype}") from error
+
+
+def _merged(spans: list[Span]) -> Iterator[Span]:
+    ordered = sorted(span for span in spans if span[0] < span[1])
+    current: Span | None = None
+    for start, stop in ordered:
+        if current is not None and start <= current[1]:
+            current = (current[0], max(current[1], stop))
+        else:
+            if current is not None:
+                yield current
+            current = (start, stop)
+    if current is not None:
+        yield current

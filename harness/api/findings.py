@@ -1,0 +1,108 @@
+"""Checks by name, Findings with stable signatures, and the Outcome of examining one Case."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from typing import Any
+
+CHECKS = {
+    "launch": "the launcher or Triton's front end raised on a legal case",
+    "hang": "the kernel exceeded its step or time budget",
+    "bounds": "a load or store fell outside the tensor that its pointer came from",
+    "corruption": "memory that the Op does not declare as written has changed",
+    "unwritten": "an element that must be written still holds its poison",
+    "nan": "an output is NaN or infinite where the reference is finite",
+    "mismatch": "an output differs from the reference by more than the error bound",
+    "poison": "the result depends on bytes that must not influence it",
+}
+"""Every check with one sentence, in order of precedence: the first that fires names the Finding."""
+
+_PRECEDENCE = {name: rank for rank, name in enumerate(CHECKS)}
+
+
+def rank(check: str) -> int:
+    """Place of `check` in the order of precedence."""
+    return _PRECEDENCE[check]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """One check that fired: `message` is a sentence, `line` the kernel's source line as FILE:LINE where known."""
+
+    check: str
+    message: str
+    line: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """A failed check with the Case that shows it.
+
+    `others` names the further checks that fired on the same Case. Two Findings with one `signature()` are one defect.
+    """
+
+    check: str
+    message: str
+    line: str | None
+    op: str
+    kernel: str
+    engine: str
+    target: str
+    case: Any
+    others: tuple[str, ...] = ()
+
+    def signature(self) -> str:
+        """`OP-CHECK-DIGEST`, stable under numbers, shapes and dtypes that vary from case to case."""
+        parts = (self.op, self.kernel, self.check, target_family(self.target), self.line or "", normalised(self.message))
+        digest = hashlib.blake2b("\x1f".join(parts).encode(), digest_size=4).hexdigest()
+        return f"{self.op}-{self.check}-{digest}"
+
+
+def target_family(target: str) -> str:
+    """`gfx942` -> `gfx9`, `gfx1201` -> `gfx12`, `sm_90` -> `sm`."""
+    match = re.fullmatch(r"gfx(\d+)[0-9a-f]{2}", target)
+    return f"gfx{match.group(1)}" if match else target.partition("_")[0]
+
+
+def normalised(message: str) -> str:
+    """`message` with numbers, quoted shapes, dtypes and NaN/inf words removed, so that one defect keeps one signature."""
+    text = re.sub(r"\b(?:bf16|fp16|fp32|f16|f32|bfloat16|float16|float32|float64|i\d+|int\d+)\b", "<dtype>", message)
+    text = re.sub(r"[-+]?(?:\d[\d_]*\.?\d*(?:e[-+]?\d+)?|\binf\b|\bnan\b)", "#", text, flags=re.IGNORECASE)
+    return re.sub(r"[\[(]#(?:, ?#)*,?[\])]", "<shape>", text)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clean:
+    """No check fired. `ratio`: the largest |output - reference| / bound. `conclusive`: see `Verdict`."""
+
+    ratio: float
+    conclusive: bool = True
+    specialisations: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """One Finding; the checks that fired besides it are named in `finding.others`."""
+
+    finding: Finding
+    specialisations: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Skipped:
+    """The machine could not stage the Case (out of address space, say); `reason` is one sentence."""
+
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unsupported:
+    """The engine does not implement what the kernel uses; `reason` names the operation, `line` the source line."""
+
+    reason: str
+    line: str | None = None
+
+
+Outcome = Clean | Found | Skipped | Unsupported

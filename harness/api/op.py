@@ -1,0 +1,102 @@
+"""Op and Kernel: what is to be computed, and one implementation of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+    from hypothesis.strategies import SearchStrategy
+
+    from tridiff.harness.api.arena import Arena
+
+Inputs = dict[str, Any]
+"""Launcher keyword arguments of one Case: tensors (views into an Arena), numbers and strings."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Op:
+    """A contract: what goes in, what comes out, what may be written.
+
+    `name`: lower-case identifier, also the name of the family's modules.
+    `case`: the frozen dataclass of its Cases.
+    `strategy`: () -> strategy of Cases over the whole contract.
+    `presets`: () -> strategy of Cases whose dimensions are those of real models; drawn first in a run.
+    `build`: (case, arena) -> Inputs; deterministic, allocates every tensor through the arena and declares what is written.
+    """
+
+    name: str
+    case: type[Any]
+    strategy: Callable[[], SearchStrategy[Any]]
+    presets: Callable[[], SearchStrategy[Any]]
+    build: Callable[[Any, Arena], Inputs]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Expected:
+    """What the reference says of one output.
+
+    `value` and `bound`: float64 tensors of the output's shape; `bound` is the largest legitimate |output - value|.
+    Where `value` is infinite the output must equal it.
+    """
+
+    value: torch.Tensor
+    bound: torch.Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What a reference returns: `Expected` per output name, and whether a mismatch could be seen at all.
+
+    `conclusive`: False where even a dropped key would hide below the bound.
+    """
+
+    outputs: Mapping[str, Expected]
+    conclusive: bool = True
+
+
+Reference = Callable[[Mapping[str, Any], Mapping[str, Any]], Mapping[str, Any]]
+"""(inputs, rounding) -> {"outputs": {name: (value, bound)}, "conclusive": bool}: plain data, so references import no harness."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kernel:
+    """One implementation of an Op.
+
+    `name`: unique among Kernels. `op`: the Op's name. `module`: importable module that holds the launcher.
+    `launcher`: name of the launcher in that module; it takes the Op's Inputs as keyword arguments.
+    `rounding`: name of a function in that module, (inputs) -> mapping, that says where the kernel rounds; None: see the reference.
+    `engines`: names of the engines that can run it.
+    """
+
+    name: str
+    op: str
+    module: str
+    launcher: str
+    rounding: str | None = None
+    engines: tuple[str, ...] = ("cpu",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Patch:
+    """One source edit of a Fault: `old` must occur exactly once and becomes `new`."""
+
+    old: str
+    new: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fault:
+    """A deliberate defect patched into a Kernel's source, by which we prove that a check can fail.
+
+    `name`: identifier, unique within its Kernel. `kernel`: the Kernel's name. `description`: one sentence.
+    `checks`: the names of the checks of which one must catch it.
+    """
+
+    name: str
+    kernel: str
+    description: str
+    patches: tuple[Patch, ...]
+    checks: frozenset[str] = field(default_factory=frozenset)

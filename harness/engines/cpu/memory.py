@@ -1,0 +1,250 @@
+"""Memory as a kernel sees it: one `Memory` per pointer argument, with exact bounds, gathers and scatters.
+
+Addresses arrive as terms (see `values`). Where one axis of the tensor is a run of consecutive elements, whole rows are
+copied through a sliding view; otherwise every lane is gathered on its own. Bounds are checked before anything is touched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.lib.stride_tricks import as_strided
+
+from tridiff.harness.engines.cpu import formats
+from tridiff.harness.engines.cpu.formats import Array
+
+
+class OutOfBounds(Exception):
+    """A lane's element is not legal: `element` counts from the pointer argument, `program` is the index in lockstep order."""
+
+    def __init__(self, memory: Memory, element: int, program: int) -> None:
+        super().__init__(memory.name)
+        self.memory = memory
+        self.element = element
+        self.program = program
+
+
+@dataclass(frozen=True, eq=False)
+class Memory:
+    """What one pointer argument points into.
+
+    `cells`: flat array of the whole storage in its memory format. `origin`: the cell that the argument points at.
+    `starts`, `stops`: the legal spans of cells, sorted. `locate`: cell -> where that is, in words.
+    """
+
+    name: str
+    element: str
+    cells: Array
+    origin: int
+    starts: Array
+    stops: Array
+    locate: Callable[[int], str]
+
+    def check(self, first: Array, length: int, programs: Callable[[], Array]) -> None:
+        """Raise `OutOfBounds` unless all runs of `length` cells that begin at `first` are legal.
+
+        `programs` gives the program of each entry of `first`; called only to report.
+        """
+        if first.size == 0:
+            return
+        low, high = int(first.min()), int(first.max()) + length
+        if len(self.starts) == 1 and self.starts[0] <= low and high <= self.stops[0]:
+            return
+        self._check_each(first, length, programs)
+
+    def _check_each(self, first: Array, length: int, programs: Callable[[], Array]) -> None:
+        flat = first.ravel()
+        span = np.searchsorted(self.starts, flat, side="right") - 1
+        inside = (span >= 0) & (flat + length <= self.stops[np.maximum(span, 0)]) if len(self.starts) else flat != flat
+        if inside.all():
+            return
+        at = int(np.flatnonzero(~inside)[0])
+        cell = int(flat[at])
+        if span[at] >= 0 and cell < int(self.stops[span[at]]):
+            cell = int(self.stops[span[at]])
+        raise OutOfBounds(self, cell, int(programs().ravel()[at]))
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """A rectangle of accesses: runs of `length` consecutive cells along `axis`, one per entry of `first`.
+
+    `first` has size one along `axis`; `active` (same axes) says which rows are accessed, None for all.
+    """
+
+    axis: int
+    length: int
+    first: Array
+    active: Array | None
+
+
+def gather(memory: Memory, terms: Sequence[Array], masks: Sequence[Array], other: Array | None, shape: tuple[int, ...]) -> Array:
+    """Load a tensor of `shape` for every program; lanes where a mask is false hold `other`, or poison without one."""
+    rows = _as_rows(memory, terms, masks, shape)
+    fill = np.asarray(formats.masked_off(memory.element), formats.compute_dtype(memory.element)) if other is None else other
+    return _gather_rows(memory, rows, fill, shape) if rows else _gather_lanes(memory, terms, masks, fill)
+
+
+def scatter(memory: Memory, terms: Sequence[Array], masks: Sequence[Array], values: Array, shape: tuple[int, ...]) -> None:
+    """Store `values` of a tensor of `shape`; of lanes that share an address the last one stays."""
+    raw = formats.encode(values, memory.element)
+    rows = _as_rows(memory, terms, masks, shape)
+    if rows:
+        _scatter_rows(memory, rows, raw)
+    else:
+        _scatter_lanes(memory, terms, masks, raw)
+
+
+def _as_rows(memory: Memory, terms: Sequence[Array], masks: Sequence[Array], shape: tuple[int, ...]) -> _Rows | None:
+    for axis in range(len(shape), 0, -1):
+        run = _run_along(axis, terms)
+        if run is None:
+            continue
+        start, rest = run
+        length = _prefix(axis, shape[axis - 1], masks)
+        if length is None:
+            continue
+        active = [mask for mask in masks if not _only_along(mask, axis)]
+        if any(mask.shape[axis] != 1 for mask in active):
+            continue
+        first = _total(rest, memory.origin + start, len(shape) + 1)
+        return _Rows(axis, length, first, _all_of(active))
+    return None
+
+
+def _run_along(axis: int, terms: Sequence[Array]) -> tuple[int, list[Array]] | None:
+    """If the terms count 0, 1, 2, ... along `axis`: the start of the run and the terms that place it."""
+    varying = [term for term in terms if term.shape[axis] != 1]
+    if len(varying) != 1 or not _only_along(varying[0], axis):
+        return None
+    run = varying[0].ravel()
+    start = int(run[0])
+    if run[-1] - start != run.size - 1 or not np.array_equal(run, np.arange(start, start + run.size)):
+        return None
+    return start, [term for term in terms if term is not varying[0]]
+
+
+def _only_along(array: Array, axis: int) -> bool:
+    return array.shape[axis] > 1 and array.size == array.shape[axis]
+
+
+def _prefix(axis: int, size: int, masks: Sequence[Array]) -> int | None:
+    """How many leading lanes along `axis` the masks that vary only there let through; None if those are no prefix."""
+    along = [mask.ravel() for mask in masks if _only_along(mask, axis)]
+    if not along:
+        return size
+    mask = np.logical_and.reduce(along)
+    count = int(np.count_nonzero(mask))
+    return count if bool(mask[:count].all()) else None
+
+
+def _total(terms: Sequence[Array], start: int, rank: int) -> Array:
+    total = np.full((1,) * rank, start, dtype=np.int64)
+    for term in terms:
+        total = total + term
+    return total
+
+
+def _all_of(masks: Sequence[Array]) -> Array | None:
+    if not masks:
+        return None
+    result = masks[0]
+    for mask in masks[1:]:
+        result = result & mask
+    return None if bool(result.all()) else result
+
+
+def _windows(memory: Memory, length: int) -> Array:
+    """Every run of `length` consecutive cells, as a view."""
+    step = memory.cells.strides[0]
+    return as_strided(memory.cells, (memory.cells.size - length + 1, length), (step, step))
+
+
+def _aligned(rows: _Rows) -> tuple[Array, Array | None]:
+    """First cells and activity, both without the row axis and broadcast against each other."""
+    first = rows.first.squeeze(rows.axis)
+    if rows.active is None:
+        return first, None
+    pair = np.broadcast_arrays(first, rows.active.squeeze(rows.axis))
+    return pair[0], pair[1]
+
+
+def _gather_rows(memory: Memory, rows: _Rows, fill: Array, shape: tuple[int, ...]) -> Array:
+    first, active = _aligned(rows)
+    size = shape[rows.axis - 1]
+    if active is None and rows.length == size:
+        memory.check(first, rows.length, lambda: _programs(first))
+        return np.moveaxis(formats.decode(_windows(memory, size)[first], memory.element), -1, rows.axis)
+    result = np.empty((*first.shape, size), dtype=formats.compute_dtype(memory.element))
+    result[...] = np.moveaxis(fill, rows.axis, -1) if fill.ndim else fill
+    chosen = first if active is None else first[active]
+    if rows.length and chosen.size:
+        memory.check(chosen, rows.length, lambda: _chosen_programs(first, active))
+        loaded = formats.decode(_windows(memory, rows.length)[chosen], memory.element)
+        if active is None:
+            result[..., : rows.length] = loaded
+        else:
+            result[active, : rows.length] = loaded
+    return np.moveaxis(result, -1, rows.axis)
+
+
+def _scatter_rows(memory: Memory, rows: _Rows, raw: Array) -> None:
+    if rows.length == 0:
+        return
+    first, active = _aligned(rows)
+    values = np.moveaxis(raw, rows.axis, -1)
+    values = values[..., : rows.length]
+    shape = np.broadcast_shapes(first.shape, values.shape[:-1])
+    first = np.broadcast_to(first, shape)
+    values = np.broadcast_to(values, (*shape, rows.length))
+    active = None if active is None else np.broadcast_to(active, shape)
+    chosen = first if active is None else first[active]
+    memory.check(chosen, rows.length, lambda: _chosen_programs(first, active))
+    if chosen.size:
+        _windows(memory, rows.length)[chosen] = values if active is None else values[active]
+
+
+def _gather_lanes(memory: Memory, terms: Sequence[Array], masks: Sequence[Array], fill: Array) -> Array:
+    cells = _total(terms, memory.origin, terms[0].ndim)
+    active = _all_of(masks)
+    if active is None:
+        memory.check(cells, 1, lambda: _programs(cells))
+        return formats.decode(memory.cells[cells], memory.element)
+    cells, active = np.broadcast_arrays(cells, active)
+    chosen = cells[active]
+    memory.check(chosen, 1, lambda: _chosen_programs(cells, active))
+    shape = np.broadcast_shapes(cells.shape, fill.shape)
+    result = np.empty(shape, dtype=formats.compute_dtype(memory.element))
+    result[...] = fill
+    if shape == cells.shape:
+        result[active] = formats.decode(memory.cells[chosen], memory.element)
+    else:
+        cells, active = np.broadcast_to(cells, shape), np.broadcast_to(active, shape)
+        result[active] = formats.decode(memory.cells[cells[active]], memory.element)
+    return result
+
+
+def _scatter_lanes(memory: Memory, terms: Sequence[Array], masks: Sequence[Array], raw: Array) -> None:
+    cells = _total(terms, memory.origin, terms[0].ndim)
+    shape = np.broadcast_shapes(cells.shape, raw.shape, *(mask.shape for mask in masks))
+    cells, raw = np.broadcast_to(cells, shape), np.broadcast_to(raw, shape)
+    active = _all_of(masks)
+    if active is None:
+        memory.check(cells, 1, lambda: _programs(cells))
+        memory.cells[cells] = raw
+        return
+    active = np.broadcast_to(active, shape)
+    memory.check(cells[active], 1, lambda: _chosen_programs(cells, active))
+    memory.cells[cells[active]] = raw[active]
+
+
+def _programs(first: Array) -> Array:
+    """The program of each entry, as a broadcast view (costs nothing until an error is reported)."""
+    index = np.arange(first.shape[0]).reshape(-1, *(1,) * (first.ndim - 1))
+    return np.broadcast_to(index, first.shape)
+
+
+def _chosen_programs(first: Array, active: Array | None) -> Array:
+    return _programs(first) if active is None else _programs(first)[active]

@@ -1,0 +1,440 @@
+"""Element-wise operations of the dialects arith and math, and Triton's precise variants."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from tridiff.harness.engines.cpu import formats
+from tridiff.harness.engines.cpu.formats import Array
+from tridiff.harness.engines.cpu.machine import Lanes, Step
+from tridiff.harness.engines.cpu.program import Bound, Builder
+from tridiff.harness.engines.cpu.values import Mask, Pointer, Sum, Value, combined, dense, grows, merged
+
+Unary = Callable[[Array], Array]
+Binary = Callable[[Array, Array], Array]
+
+_DIVISION_BY_ZERO = {"i8": 0x7A, "i16": 0x7A7A, "i32": 0x7A7A7A7A, "i64": 0x7A7A7A7A7A7A7A7A}
+"""What an integer division by zero gives: the hardware's result is undefined, so a value that shows up downstream."""
+
+
+def _unary(function: Unary) -> Builder:
+    def build(op: Bound) -> Step:
+        (a,), (out,) = op.ins, op.outs
+        finish = _finisher(op.result.element)
+
+        def run(lanes: Lanes) -> None:
+            lanes.regs[out] = finish(function(lanes.array(a)))
+
+        return run
+
+    return build
+
+
+def _binary(function: Binary) -> Builder:
+    def build(op: Bound) -> Step:
+        (a, b), (out,) = op.ins, op.outs
+        finish = _finisher(op.result.element)
+
+        def run(lanes: Lanes) -> None:
+            lanes.regs[out] = finish(function(lanes.array(a), lanes.array(b)))
+
+        return run
+
+    return build
+
+
+def _finisher(element: str) -> Unary:
+    """Rounds a float result to its format; checks that the format is known."""
+    formats.compute_dtype(element)
+    return formats.ROUND.get(element, _same)
+
+
+def _same(x: Array) -> Array:
+    return x
+
+
+def _unsigned(function: Binary) -> Binary:
+    def apply(a: Array, b: Array) -> Array:
+        kind = f"u{a.dtype.itemsize}"
+        if a.dtype == np.bool_:
+            return function(a, b)
+        return np.asarray(function(a.view(kind), b.view(kind)).view(a.dtype))
+
+    return apply
+
+
+def _divide(a: Array, b: Array) -> Array:
+    """Quotient rounded toward zero, as C and the hardware do; wraps for INT_MIN / -1."""
+    safe = np.where(b == 0, b.dtype.type(1), b)
+    quotient = a // safe
+    quotient = quotient + ((a % safe != 0) & ((a < 0) != (safe < 0)))
+    return np.where(b == 0, _by_zero(a), quotient).astype(a.dtype)
+
+
+def _remainder(a: Array, b: Array) -> Array:
+    """Remainder with the sign of the dividend."""
+    safe = np.where(b == 0, b.dtype.type(1), b)
+    return np.where(b == 0, _by_zero(a), np.fmod(a, safe)).astype(a.dtype)
+
+
+def _divide_unsigned(a: Array, b: Array) -> Array:
+    return np.where(b == 0, _by_zero(a), a // np.where(b == 0, b.dtype.type(1), b)).astype(a.dtype)
+
+
+def _remainder_unsigned(a: Array, b: Array) -> Array:
+    return np.where(b == 0, _by_zero(a), a % np.where(b == 0, b.dtype.type(1), b)).astype(a.dtype)
+
+
+def _by_zero(a: Array) -> Any:
+    return a.dtype.type(_DIVISION_BY_ZERO[f"i{8 * a.dtype.itemsize}"])
+
+
+def _shift_right_logical(a: Array, b: Array) -> Array:
+    kind = f"u{a.dtype.itemsize}"
+    return np.asarray(np.right_shift(a.view(kind), b.view(kind)).view(a.dtype))
+
+
+def _add_int(op: Bound) -> Step:
+    """Keeps a sum of differently shaped terms lazy, so that a load can see its rows."""
+    (a, b), (out,) = op.ins, op.outs
+    formats.compute_dtype(op.result.element)
+
+    def run(lanes: Lanes) -> None:
+        lanes.regs[out] = _add(lanes.value(a), lanes.value(b))
+
+    return run
+
+
+def _add(a: Value, b: Value) -> Value:
+    if isinstance(a, np.ndarray) and isinstance(b, np.ndarray) and (a.dtype == np.bool_ or not grows(a, b)):
+        return a ^ b if a.dtype == np.bool_ else a + b
+    terms = combined([*_terms(a), *_terms(b)])
+    return terms[0] if len(terms) == 1 else Sum(terms)
+
+
+def _terms(value: Value) -> list[Array]:
+    return value.terms if isinstance(value, Sum) else [dense(value)]
+
+
+def _and(op: Bound) -> Step:
+    """Keeps a conjunction of differently shaped masks lazy."""
+    (a, b), (out,) = op.ins, op.outs
+    is_mask = op.result.element == "i1"
+
+    def run(lanes: Lanes) -> None:
+        x, y = lanes.value(a), lanes.value(b)
+        if is_mask and (isinstance(x, Mask) or isinstance(y, Mask) or grows(dense(x), dense(y))):
+            terms = [*_conjuncts(x), *_conjuncts(y)]
+            lanes.regs[out] = Mask(terms)
+        else:
+            lanes.regs[out] = dense(x) & dense(y)
+
+    return run
+
+
+def _conjuncts(value: Value) -> list[Array]:
+    return value.terms if isinstance(value, Mask) else [dense(value)]
+
+
+_CMPI: list[Binary] = [np.equal, np.not_equal, np.less, np.less_equal, np.greater, np.greater_equal]
+_CMPI_UNSIGNED: list[Binary] = [np.less, np.less_equal, np.greater, np.greater_equal]
+
+
+def _compare_int(op: Bound) -> Step:
+    """Predicates by MLIR's numbering: eq ne slt sle sgt sge ult ule ugt uge."""
+    (a, b), (out,) = op.ins, op.outs
+    predicate = op.operation.properties["predicate"]
+    if op.operand(0).is_pointer:
+        raise op.unsupported("comparison of pointers")
+    unsigned = predicate >= len(_CMPI) or op.operand(0).element == "i1"
+    function = _CMPI_UNSIGNED[predicate - len(_CMPI)] if predicate >= len(_CMPI) else _CMPI[predicate]
+
+    def run(lanes: Lanes) -> None:
+        x, y = lanes.array(a), lanes.array(b)
+        if unsigned and x.dtype != np.bool_:
+            kind = f"u{x.dtype.itemsize}"
+            x, y = x.view(kind), y.view(kind)
+        lanes.regs[out] = function(x, y)
+
+    return run
+
+
+_ORDERED: dict[int, Binary] = {1: np.equal, 2: np.greater, 3: np.greater_equal, 4: np.less, 5: np.less_equal, 6: np.not_equal}
+
+
+def _compare_float(op: Bound) -> Step:
+    """Predicates by MLIR's numbering: 0 false, 1-6 ordered, 7 ord, 8-13 unordered, 14 uno, 15 true."""
+    (a, b), (out,) = op.ins, op.outs
+    predicate = op.operation.properties["predicate"]
+
+    def run(lanes: Lanes) -> None:
+        lanes.regs[out] = _float_predicate(predicate, lanes.array(a), lanes.array(b))
+
+    return run
+
+
+def _float_predicate(predicate: int, x: Array, y: Array) -> Array:
+    unordered = np.isnan(x) | np.isnan(y)
+    if predicate in (0, 15):
+        return np.full(unordered.shape, predicate == 15)
+    if predicate in (7, 14):
+        return unordered if predicate == 14 else ~unordered
+    if predicate in _ORDERED:
+        return _ORDERED[predicate](x, y) & ~unordered
+    return _ORDERED[predicate - 7](x, y) | unordered
+
+
+def _select(op: Bound) -> Step:
+    condition, a, b = op.ins
+    (out,) = op.outs
+
+    def run(lanes: Lanes) -> None:
+        mask, x, y = lanes.array(condition), lanes.value(a), lanes.value(b)
+        if isinstance(x, Pointer) and isinstance(y, Pointer):
+            lanes.regs[out] = _select_pointer(mask, x, y, op)
+        else:
+            lanes.regs[out] = np.where(mask, dense(x), dense(y))
+
+    return run
+
+
+def _select_pointer(mask: Array, x: Pointer, y: Pointer, op: Bound) -> Value:
+    if x.memory is y.memory:
+        return Pointer(x.memory, (np.where(mask, x.offsets(), y.offsets()),))
+    if mask.all() or not mask.any():
+        return x if mask.flat[0] else y
+    raise op.unsupported("a pointer that comes from different tensors in different programs")
+
+
+def _constant(op: Bound) -> Step:
+    (out,) = op.outs
+    element, shape = op.result.element, op.result.shape
+    value = op.operation.properties["value"]
+    content = formats.constant(value[0] if isinstance(value, tuple) else value, element)
+    array = np.asarray(content, dtype=formats.compute_dtype(element))
+    array = array.reshape((1, *shape) if array.ndim else (1,) * (1 + len(shape)))
+
+    def run(lanes: Lanes) -> None:
+        lanes.regs[out] = array
+
+    return run
+
+
+def _convert(op: Bound) -> Step:
+    """ext and trunc among integers and floats, and the signed int-to-float conversions."""
+    (a,), (out,) = op.ins, op.outs
+    target = formats.compute_dtype(op.result.element)
+    formats.compute_dtype(op.operand(0).element)
+    finish = _finisher(op.result.element)
+    wide = op.operand(0).element in {"f64", "i64", "i32"} and op.result.element in formats.ROUND
+
+    def run(lanes: Lanes) -> None:
+        x = lanes.array(a)
+        lanes.regs[out] = _round_once(x, op.result.element) if wide else finish(x.astype(target, copy=False))
+
+    return run
+
+
+def _round_once(x: Array, element: str) -> Array:
+    """From a format wider than float32's mantissa: round to odd in float32 first, so that the second rounding is exact."""
+    exact = x.astype(np.float64)
+    near = exact.astype(np.float32)
+    bits = near.view(np.uint32)
+    inexact = (near.astype(np.float64) != exact) & np.isfinite(near)
+    past = np.abs(near.astype(np.float64)) > np.abs(exact)
+    odd = np.where(inexact, np.where(past, bits - np.uint32(1), bits) | np.uint32(1), bits).astype(np.uint32)
+    return formats.ROUND[element](odd.view(np.float32))
+
+
+def _extend_signed(op: Bound) -> Step:
+    (a,), (out,) = op.ins, op.outs
+    target = formats.compute_dtype(op.result.element)
+    is_bool = op.operand(0).element == "i1"
+
+    def run(lanes: Lanes) -> None:
+        value = lanes.value(a)
+        if isinstance(value, Sum) and target == np.int64:
+            lanes.regs[out] = Sum(value.exact_terms())
+        else:
+            x = dense(value).astype(target)
+            lanes.regs[out] = -x if is_bool else x
+
+    return run
+
+
+def _extend_unsigned(op: Bound) -> Step:
+    (a,), (out,) = op.ins, op.outs
+    target = formats.compute_dtype(op.result.element)
+
+    def run(lanes: Lanes) -> None:
+        x = lanes.array(a)
+        lanes.regs[out] = (x if x.dtype == np.bool_ else x.view(f"u{x.dtype.itemsize}")).astype(target)
+
+    return run
+
+
+def _truncate_int(op: Bound) -> Step:
+    (a,), (out,) = op.ins, op.outs
+    element = op.result.element
+    target = formats.compute_dtype(element)
+
+    def run(lanes: Lanes) -> None:
+        x = lanes.array(a)
+        lanes.regs[out] = (x & x.dtype.type(1)).astype(np.bool_) if element == "i1" else x.astype(target)
+
+    return run
+
+
+def _unsigned_to_float(op: Bound) -> Step:
+    (a,), (out,) = op.ins, op.outs
+    element = op.result.element
+    target = formats.compute_dtype(element)
+
+    def run(lanes: Lanes) -> None:
+        x = lanes.array(a)
+        x = x if x.dtype == np.bool_ else x.view(f"u{x.dtype.itemsize}")
+        lanes.regs[out] = _round_once(x, element) if element in formats.ROUND else x.astype(target)
+
+    return run
+
+
+def _float_to_int(op: Bound) -> Step:
+    """Toward zero; NaN gives 0 and what does not fit saturates (chosen as AMD's v_cvt does; unverified on hardware)."""
+    (a,), (out,) = op.ins, op.outs
+    signed = op.operation.name == "arith.fptosi"
+    element = op.result.element
+    if element == "i1":
+        raise op.unsupported("conversion to i1")
+    target = np.dtype(formats.COMPUTE[element] if signed else formats.UNSIGNED[element])
+    limits = np.iinfo(target)
+
+    def run(lanes: Lanes) -> None:
+        x = np.trunc(np.nan_to_num(lanes.array(a).astype(np.float64), nan=0.0, posinf=np.inf, neginf=-np.inf))
+        inside = (x > float(limits.min) - 1) & (x < float(limits.max) + (0 if limits.bits == 64 else 1))
+        edge = np.where(x > 0, limits.max, limits.min).astype(target)
+        lanes.regs[out] = np.where(inside, np.where(inside, x, 0).astype(target), edge).view(formats.COMPUTE[element])
+
+    return run
+
+
+def _bitcast(op: Bound) -> Step:
+    (a,), (out,) = op.ins, op.outs
+    source, target = op.operand(0).element, op.result.element
+    if op.result.is_pointer or "i1" in (source, target):
+        raise op.unsupported("bitcast of pointers and booleans")
+    stored = formats.MEMORY.get(target)
+    if stored is None or source not in formats.MEMORY:
+        raise op.unsupported(f"bitcast from {source} to {target}")
+
+    def run(lanes: Lanes) -> None:
+        raw = np.ascontiguousarray(formats.encode(lanes.array(a), source))
+        lanes.regs[out] = formats.decode(raw.view(stored), target)
+
+    return run
+
+
+def _fma(op: Bound) -> Step:
+    (a, b, c), (out,) = op.ins, op.outs
+    element = op.result.element
+    if element == "f64":
+        raise op.unsupported("float64")
+    target = formats.compute_dtype(element)
+
+    def run(lanes: Lanes) -> None:
+        x, y, z = (lanes.array(slot).astype(np.float64) for slot in (a, b, c))
+        exact = x * y + z
+        lanes.regs[out] = _round_once(exact, element) if element in formats.ROUND else exact.astype(target)
+
+    return run
+
+
+def _clamp(op: Bound) -> Step:
+    (x, low, high), (out,) = op.ins, op.outs
+    propagate = op.operation.properties.get("propagateNan") == 0xFFFF
+
+    def run(lanes: Lanes) -> None:
+        bigger, smaller = (np.maximum, np.minimum) if propagate else (np.fmax, np.fmin)
+        lanes.regs[out] = smaller(bigger(lanes.array(x), lanes.array(low)), lanes.array(high))
+
+    return run
+
+
+def _rsqrt(x: Array) -> Array:
+    return np.asarray((1.0 / np.sqrt(x.astype(np.float64))).astype(x.dtype))
+
+
+def _or(a: Array, b: Array) -> Array:
+    return np.asarray(a | b)
+
+
+def _subtract(a: Array, b: Array) -> Array:
+    return np.asarray(a ^ b if a.dtype == np.bool_ else a - b)
+
+
+def _multiply(a: Array, b: Array) -> Array:
+    return np.asarray(a & b if a.dtype == np.bool_ else a * b)
+
+
+BUILDERS: dict[str, Builder] = {
+    "arith.constant": _constant,
+    "arith.addi": _add_int,
+    "arith.subi": _binary(_subtract),
+    "arith.muli": _binary(_multiply),
+    "arith.divsi": _binary(_divide),
+    "arith.remsi": _binary(_remainder),
+    "arith.divui": _binary(_unsigned(_divide_unsigned)),
+    "arith.remui": _binary(_unsigned(_remainder_unsigned)),
+    "arith.maxsi": _binary(np.maximum),
+    "arith.minsi": _binary(np.minimum),
+    "arith.maxui": _binary(_unsigned(np.maximum)),
+    "arith.minui": _binary(_unsigned(np.minimum)),
+    "arith.andi": _and,
+    "arith.ori": _binary(_or),
+    "arith.xori": _binary(np.bitwise_xor),
+    "arith.shli": _binary(np.left_shift),
+    "arith.shrsi": _binary(np.right_shift),
+    "arith.shrui": _binary(_shift_right_logical),
+    "arith.addf": _binary(np.add),
+    "arith.subf": _binary(np.subtract),
+    "arith.mulf": _binary(np.multiply),
+    "arith.divf": _binary(np.divide),
+    "arith.remf": _binary(np.fmod),
+    "arith.negf": _unary(np.negative),
+    "arith.maxnumf": _binary(np.fmax),
+    "arith.minnumf": _binary(np.fmin),
+    "arith.maximumf": _binary(np.maximum),
+    "arith.minimumf": _binary(np.minimum),
+    "arith.cmpi": _compare_int,
+    "arith.cmpf": _compare_float,
+    "arith.select": _select,
+    "arith.extf": _convert,
+    "arith.truncf": _convert,
+    "arith.sitofp": _convert,
+    "arith.extsi": _extend_signed,
+    "arith.extui": _extend_unsigned,
+    "arith.trunci": _truncate_int,
+    "arith.uitofp": _unsigned_to_float,
+    "arith.fptosi": _float_to_int,
+    "arith.fptoui": _float_to_int,
+    "arith.bitcast": _bitcast,
+    "tt.bitcast": _bitcast,
+    "tt.precise_divf": _binary(np.divide),
+    "tt.precise_sqrt": _unary(np.sqrt),
+    "tt.clampf": _clamp,
+    "math.exp": _unary(np.exp),
+    "math.exp2": _unary(np.exp2),
+    "math.log": _unary(np.log),
+    "math.log2": _unary(np.log2),
+    "math.sqrt": _unary(np.sqrt),
+    "math.rsqrt": _unary(_rsqrt),
+    "math.absf": _unary(np.abs),
+    "math.absi": _unary(np.abs),
+    "math.floor": _unary(np.floor),
+    "math.ceil": _unary(np.ceil),
+    "math.sin": _unary(np.sin),
+    "math.cos": _unary(np.cos),
+    "math.fma": _fma,
+}

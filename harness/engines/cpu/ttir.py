@@ -1,0 +1,94 @@
+"""From a captured specialisation to a compiled function: Triton's front end, its TTIR passes, our parser and compiler."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import triton
+from triton._C.libtriton import ir
+from triton.compiler import ASTSource, CompilationError
+
+from tridiff.harness.capture import Specialisation, backend_for
+from tridiff.harness.engines.cpu import control, ops_arith, ops_tensor
+from tridiff.harness.engines.cpu.errors import KernelError
+from tridiff.harness.engines.cpu.mlir import ParseError, parse
+from tridiff.harness.engines.cpu.program import Compiler, Function
+
+BUILDERS = {**ops_arith.BUILDERS, **ops_tensor.BUILDERS, **control.BUILDERS}
+
+
+class FrontEndDrift(RuntimeError):
+    """The installed Triton does not print its IR in the form that we parse."""
+
+
+def compiled(specialisation: Specialisation) -> Function:
+    """The function of `specialisation`, compiled once per process.
+
+    Raises `KernelError` (check `launch`) when Triton refuses the kernel, `UnsupportedOperation` for what the executor does
+    not implement, `FrontEndDrift` when the IR cannot be read.
+    """
+    memo = specialisation.memo
+    if "function" not in memo:
+        text = generic_text(specialisation)
+        try:
+            module = parse(text)
+        except ParseError as error:
+            message = f"triton {triton.__version__} prints IR that tridiff cannot read ({error}); supported: 3.6 to 3.9"
+            raise FrontEndDrift(message) from error
+        memo["function"] = Compiler(BUILDERS).function(module)
+    function: Function = memo["function"]
+    return function
+
+
+def generic_text(specialisation: Specialisation) -> str:
+    """TTIR in MLIR's generic form, after Triton's own TTIR passes for the target."""
+    backend = backend_for(specialisation.target)
+    options = specialisation.options
+    source = ASTSource(
+        specialisation.function, specialisation.signature, specialisation.constants, specialisation.attributes
+    )
+    context = ir.context()
+    ir.load_dialects(context)
+    backend.load_dialects(context)
+    module = _front_end(source, specialisation, backend, context)
+    stages: dict[str, Any] = {}
+    backend.add_stages(stages, options, source.language)
+    try:
+        module = stages["ttir"](module, {})
+    except RuntimeError as error:
+        raise KernelError("launch", f"Triton's TTIR passes failed: {_first_line(error)}") from error
+    # An attribute outside any dialect fails verification, on which the printer falls back to the generic form.
+    module.set_attr("tridiff", ir.builder(context).get_unit_attr())
+    text: str = module.str()
+    return text
+
+
+def _front_end(source: Any, specialisation: Specialisation, backend: Any, context: Any) -> Any:
+    options = specialisation.options
+    functions, modules = backend.get_codegen_implementation(options), backend.get_module_map()
+    try:
+        return source.make_ir(specialisation.target, options, functions, modules, context)
+    except CompilationError as error:
+        raise KernelError("launch", f"Triton refuses the kernel: {_reason(error)}", _line(error, specialisation)) from error
+
+
+def _reason(error: BaseException) -> str:
+    """The innermost explanation of a chain of compilation errors."""
+    while isinstance(error.__cause__, Exception):
+        error = error.__cause__
+    message = getattr(error, "error_message", None) or str(error)
+    return f"{type(error).__name__}: {_first_line(message)}"
+
+
+def _first_line(message: object) -> str:
+    lines = [line for line in str(message).splitlines() if line.strip()]
+    return lines[0].strip() if lines else "no message"
+
+
+def _line(error: Any, specialisation: Specialisation) -> str | None:
+    node = getattr(error, "node", None)
+    function = specialisation.function
+    if node is None or not hasattr(node, "lineno"):
+        return None
+    path = str(function.fn.__code__.co_filename).replace("\\", "/").rpartition("/")[2]
+    return f"{path}:{function.starting_line_number + node.lineno - 1}"

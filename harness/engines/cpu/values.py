@@ -1,0 +1,166 @@
+"""Values of the lockstep executor: arrays with a leading axis of program instances, and three lazy forms.
+
+An array of a tensor of rank r has 1 + r axes. The leading one has an entry per program instance, or one if all agree;
+any other axis has its full size, or one if the values do not vary along it (so splat and broadcast cost nothing).
+
+`Sum` keeps an integer sum, and `Mask` a conjunction, as terms of different shapes; `Pointer` is a tensor argument's memory
+plus a sum of element offsets. A load sees from the terms that rows are contiguous, without ever forming every address.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tridiff.harness.engines.cpu.errors import UnsupportedOperation
+from tridiff.harness.engines.cpu.formats import Array
+from tridiff.harness.engines.cpu.memory import Memory
+
+
+class Sum:
+    """A lazy integer sum of arrays of one dtype; wraps around like the dtype when it is formed."""
+
+    __slots__ = ("_dense", "terms")
+
+    def __init__(self, terms: list[Array]) -> None:
+        self.terms = terms
+        self._dense: Array | None = None
+
+    def dense(self) -> Array:
+        """The sum as one array, wrapped to the dtype."""
+        if self._dense is None:
+            total = self.terms[0]
+            for term in self.terms[1:]:
+                total = total + term
+            self._dense = total
+        return self._dense
+
+    def exact_terms(self) -> list[Array]:
+        """Terms in int64 whose plain sum equals the wrapped sum."""
+        limit = np.iinfo(self.terms[0].dtype)
+        low = sum(int(term.min()) for term in self.terms if term.size)
+        high = sum(int(term.max()) for term in self.terms if term.size)
+        if limit.min <= low and high <= limit.max:
+            return [term.astype(np.int64, copy=False) for term in self.terms]
+        return [self.dense().astype(np.int64, copy=False)]
+
+
+class Mask:
+    """A lazy conjunction of boolean arrays."""
+
+    __slots__ = ("_dense", "terms")
+
+    def __init__(self, terms: list[Array]) -> None:
+        self.terms = terms
+        self._dense: Array | None = None
+
+    def dense(self) -> Array:
+        """The conjunction as one array."""
+        if self._dense is None:
+            result = self.terms[0]
+            for term in self.terms[1:]:
+                result = result & term
+            self._dense = result
+        return self._dense
+
+
+@dataclass(frozen=True, slots=True)
+class Pointer:
+    """Pointers into one tensor: `memory` is where they came from, `terms` int64 element offsets that add up."""
+
+    memory: Memory
+    terms: tuple[Array, ...]
+
+    def offsets(self) -> Array:
+        """All offsets as one array."""
+        total = self.terms[0]
+        for term in self.terms[1:]:
+            total = total + term
+        return total
+
+    def moved(self, extra: list[Array]) -> Pointer:
+        """The pointers advanced by the sum of `extra`."""
+        return Pointer(self.memory, tuple(combined([*self.terms, *extra])))
+
+
+Value = Array | Sum | Mask | Pointer
+
+
+def combined(terms: Sequence[Array]) -> list[Array]:
+    """The same sum with as few terms as possible: two are added where the result is no larger than the larger of them."""
+    result: list[Array] = []
+    for term in terms:
+        for at, other in enumerate(result):
+            if not grows(term, other):
+                result[at] = other + term
+                break
+        else:
+            result.append(term)
+    return result
+
+
+def grows(a: Array, b: Array) -> bool:
+    """Whether broadcasting `a` against `b` makes something larger than both."""
+    size = 1
+    for m, n in zip(a.shape, b.shape, strict=True):
+        size *= max(m, n)
+    return size > max(a.size, b.size)
+
+
+def dense(value: Value) -> Array:
+    """The value as one array; pointers cannot be."""
+    if isinstance(value, np.ndarray):
+        return value
+    if isinstance(value, Pointer):
+        raise UnsupportedOperation("arithmetic on pointers as numbers")
+    return value.dense()
+
+
+def mapped(value: Value, change: Callable[[Array], Array]) -> Value:
+    """`change`, a pure re-arrangement of axes or programs, applied to whatever the value is made of."""
+    if isinstance(value, np.ndarray):
+        return change(value)
+    if isinstance(value, Pointer):
+        return Pointer(value.memory, tuple(change(term) for term in value.terms))
+    return type(value)([change(term) for term in value.terms])
+
+
+def take(value: Value, chosen: Any) -> Value:
+    """The value for the programs `chosen` (an index array, a mask or a slice)."""
+    return mapped(value, lambda array: array if array.shape[0] == 1 else array[chosen])
+
+
+def full(array: Array, shape: tuple[int, ...]) -> Array:
+    """The array with every axis but the leading one broadcast to `shape` (a read-only view)."""
+    return np.broadcast_to(array, (array.shape[0], *shape))
+
+
+def merged(pieces: Sequence[tuple[Value, int]], order: Any) -> Value:
+    """One value for all programs from pieces with a count of programs each.
+
+    `order[i]` is the program that the i-th entry of the concatenated pieces belongs to.
+    """
+    first = pieces[0][0]
+    if isinstance(first, Pointer):
+        return _merged_pointers(pieces, order)
+    arrays = [(dense(value), count) for value, count in pieces]
+    inner = np.broadcast_shapes(*(array.shape[1:] for array, _ in arrays))
+    total = sum(count for _, count in arrays)
+    result = np.empty((total, *inner), dtype=arrays[0][0].dtype)
+    start = 0
+    for array, count in arrays:
+        result[order[start : start + count]] = array
+        start += count
+    return result
+
+
+def _merged_pointers(pieces: Sequence[tuple[Value, int]], order: Any) -> Pointer:
+    pointers = [(value, count) for value, count in pieces if isinstance(value, Pointer)]
+    memory = pointers[0][0].memory
+    if any(pointer.memory is not memory for pointer, _ in pointers):
+        raise UnsupportedOperation("a pointer that comes from different tensors in different programs")
+    offsets = merged([(pointer.offsets(), count) for pointer, count in pointers], order)
+    return Pointer(memory, (dense(offsets),))
