@@ -136,7 +136,7 @@ class _ScratchMode(TorchDispatchMode):
     """Shows every uninitialised allocation of a launcher to `scratch`."""
 
     def __init__(self, scratch: Callable[[torch.Tensor], None]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # torch does not annotate it
         self._scratch = scratch
 
     def __torch_dispatch__(self, func: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -143,7 +143,7 @@ class Arena:
         allocation = self.allocations[name]
         index = torch.nonzero(mask).to(torch.int64)
         stride = torch.tensor(allocation.view.stride(), dtype=torch.int64)
-        offsets = (index * stride).sum(dim=1) + allocation.view.storage_offset()
+        offsets = (index * stride).sum(dim=1) + int(allocation.view.storage_offset())
         allocation.writable = np.sort(offsets.numpy())
 
     def seal(self) -> None:
@@ -210,7 +210,7 @@ def extent(view: torch.Tensor) -> Span:
 def unravel(view: torch.Tensor, offset: int) -> tuple[list[int], int]:
     """Index of the view's element `offset` elements behind its first, and how far behind that element it lies (a gap)."""
     index = [0] * view.dim()
-    for dim in sorted(range(view.dim()), key=lambda d: -view.stride(d)):
+    for dim in sorted(range(view.dim()), key=view.stride().__getitem__, reverse=True):
         stride = view.stride(dim)
         if stride > 0:
             index[dim] = min(offset // stride, view.shape[dim] - 1)

@@ -29,11 +29,15 @@ def rank(check: str) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class Failure:
-    """One check that fired: `message` is a sentence, `line` the kernel's source line as FILE:LINE where known."""
+    """One check that fired: `message` is a sentence, `line` the kernel's source line as FILE:LINE where known.
+
+    `subject`: the part of the message that tells one defect from another of the same check and line; "" if nothing does.
+    """
 
     check: str
     message: str
     line: str | None = None
+    subject: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,11 +55,12 @@ class Finding:
     engine: str
     target: str
     case: Any
+    subject: str = ""
     others: tuple[str, ...] = ()
 
     def signature(self) -> str:
-        """`OP-CHECK-DIGEST`, stable under numbers, shapes and dtypes that vary from case to case."""
-        parts = (self.op, self.kernel, self.check, target_family(self.target), self.line or "", normalised(self.message))
+        """`OP-CHECK-DIGEST`, stable under the element, numbers, shapes and dtypes, which vary from case to case."""
+        parts = (self.op, self.kernel, self.check, target_family(self.target), self.line or "", normalised(self.subject))
         digest = hashlib.blake2b("\x1f".join(parts).encode(), digest_size=4).hexdigest()
         return f"{self.op}-{self.check}-{digest}"
 

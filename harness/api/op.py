@@ -58,7 +58,7 @@ class Verdict:
 
 
 Reference = Callable[[Mapping[str, Any], Mapping[str, Any]], Mapping[str, Any]]
-"""(inputs, rounding) -> {"outputs": {name: (value, bound)}, "conclusive": bool}: plain data, so references import no harness."""
+"""(inputs, rounding) -> {"outputs": {name: (value, bound)}, "conclusive": bool}; plain data: a reference knows no harness."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +67,7 @@ class Kernel:
 
     `name`: unique among Kernels. `op`: the Op's name. `module`: importable module that holds the launcher.
     `launcher`: name of the launcher in that module; it takes the Op's Inputs as keyword arguments.
-    `rounding`: name of a function in that module, (inputs) -> mapping, that says where the kernel rounds; None: see the reference.
+    `rounding`: name of a function there, (inputs) -> mapping, that says where the kernel rounds; None: see the reference.
     `engines`: names of the engines that can run it.
     """
 

@@ -52,7 +52,7 @@ def uniform(seed: int, name: str, shape: Sequence[int], low: float, high: float)
 
 def integers(seed: int, name: str, count: int, bound: int) -> npt.NDArray[np.int64]:
     """`count` integers in [0, bound); the modulo bias (below bound / 2^64) is immaterial here."""
-    return (words(seed, name, count) % np.uint64(bound)).astype(np.int64)
+    return np.asarray(words(seed, name, count) % np.uint64(bound), dtype=np.int64)
 
 
 def permutation(seed: int, name: str, count: int) -> npt.NDArray[np.int64]:

@@ -13,10 +13,11 @@ class UnsupportedOperation(Exception):
 
 
 class KernelError(Exception):
-    """A kernel misbehaved: `check` names the check that fired, `line` is FILE:LINE where known."""
+    """A kernel misbehaved: `check`, `message`, `line` and `subject` are those of the Failure it becomes."""
 
-    def __init__(self, check: str, message: str, line: str | None = None) -> None:
+    def __init__(self, check: str, message: str, line: str | None = None, subject: str = "") -> None:
         super().__init__(message)
+        self.subject = subject
         self.check = check
         self.message = message
         self.line = line

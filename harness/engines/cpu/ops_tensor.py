@@ -163,7 +163,8 @@ def _check_access(op: Bound) -> None:
 def _bounds_error(verb: str, error: OutOfBounds, op: Bound, lanes: Lanes) -> KernelError:
     where = error.memory.locate(error.element)
     program = ", ".join(str(int(np.broadcast_to(lanes.regs[axis], lanes.count)[error.program])) for axis in range(3))
-    return KernelError("bounds", f"{verb} {error.memory.name} out of bounds: {where}, by program ({program})", op.line)
+    subject = f"{verb} {error.memory.name}"
+    return KernelError("bounds", f"{subject} out of bounds: {where}, by program ({program})", op.line, subject)
 
 
 def _dot(op: Bound) -> Step:

@@ -44,9 +44,7 @@ def generic_text(specialisation: Specialisation) -> str:
     """TTIR in MLIR's generic form, after Triton's own TTIR passes for the target."""
     backend = backend_for(specialisation.target)
     options = specialisation.options
-    source = ASTSource(
-        specialisation.function, specialisation.signature, specialisation.constants, specialisation.attributes
-    )
+    source = ASTSource(specialisation.function, specialisation.signature, specialisation.constants, specialisation.attributes)
     context = ir.context()
     ir.load_dialects(context)
     backend.load_dialects(context)
@@ -56,7 +54,8 @@ def generic_text(specialisation: Specialisation) -> str:
     try:
         module = stages["ttir"](module, {})
     except RuntimeError as error:
-        raise KernelError("launch", f"Triton's TTIR passes failed: {_first_line(error)}") from error
+        message = f"Triton's TTIR passes failed: {_first_line(error)}"
+        raise KernelError("launch", message, subject=message) from error
     # An attribute outside any dialect fails verification, on which the printer falls back to the generic form.
     module.set_attr("tridiff", ir.builder(context).get_unit_attr())
     text: str = module.str()
@@ -69,7 +68,8 @@ def _front_end(source: Any, specialisation: Specialisation, backend: Any, contex
     try:
         return source.make_ir(specialisation.target, options, functions, modules, context)
     except CompilationError as error:
-        raise KernelError("launch", f"Triton refuses the kernel: {_reason(error)}", _line(error, specialisation)) from error
+        reason = _reason(error)
+        raise KernelError("launch", f"Triton refuses the kernel: {reason}", _line(error, specialisation), reason) from error
 
 
 def _reason(error: BaseException) -> str:

@@ -1,0 +1,98 @@
+"""Checks of the outputs against the reference, and of their independence from poison."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+
+from tridiff.harness.api import RAW, Expected, Failure, Verdict
+
+RATIO_LIMIT = 1e6
+"""Ratios are clamped to this, so that they stay finite in reports."""
+
+
+def check_values(verdict: Verdict, outputs: Mapping[str, torch.Tensor]) -> Iterator[Failure]:
+    """`nan` and `mismatch`, one each at most: the worst element of the first output concerned."""
+    for check, judge in (("nan", _nan), ("mismatch", _mismatch)):
+        for name, expected in verdict.outputs.items():
+            message = judge(name, expected, outputs[name].to(torch.float64))
+            if message is not None:
+                yield Failure(check=check, message=message)
+                break
+
+
+def worst_ratio(verdict: Verdict, outputs: Mapping[str, torch.Tensor]) -> float:
+    """The largest |output - reference| / bound over all elements, clamped to `RATIO_LIMIT`."""
+    ratios = [ratio(expected, outputs[name].to(torch.float64)) for name, expected in verdict.outputs.items()]
+    return max((float(r.max()) for r in ratios if r.numel()), default=0.0)
+
+
+def ratio(expected: Expected, actual: torch.Tensor) -> torch.Tensor:
+    """|actual - value| / bound elementwise; 0 where they are equal (infinities included), `RATIO_LIMIT` at most."""
+    error = (actual - expected.value).abs()
+    quotient = torch.where(actual == expected.value, 0.0, error / expected.bound)
+    return torch.nan_to_num(quotient, nan=RATIO_LIMIT, posinf=RATIO_LIMIT).clamp(max=RATIO_LIMIT)
+
+
+def check_poison(names: Mapping[str, torch.Tensor], again: Mapping[str, torch.Tensor]) -> Iterator[Failure]:
+    """`poison`: outputs of a second run, in which only the poison differs, must have the same bits."""
+    for name, first in names.items():
+        second = again[name]
+        kind = RAW[first.element_size()]
+        differs = first.contiguous().view(kind) != second.contiguous().view(kind)
+        if bool(differs.any()):
+            index = _first(differs)
+            yield Failure(
+                check="poison",
+                message=f"{_element(name, index)} depends on memory that must not influence it: "
+                f"{_at(first, index):g} with NaN there, {_at(second, index):g} with a finite value there",
+            )
+            return
+
+
+def _nan(name: str, expected: Expected, actual: torch.Tensor) -> str | None:
+    bad = ~torch.isfinite(actual) & torch.isfinite(expected.value)
+    if not bool(bad.any()):
+        return None
+    index = _first(bad)
+    return f"{_element(name, index)} is {_at(actual, index):g}, expected {_at(expected.value, index):.6g}{_more(bad)}"
+
+
+def _mismatch(name: str, expected: Expected, actual: torch.Tensor) -> str | None:
+    ratios = ratio(expected, actual)
+    # Not finite where the reference is: that is `nan`.
+    ratios = torch.where(~torch.isfinite(actual) & torch.isfinite(expected.value), 0.0, ratios)
+    if ratios.numel() == 0 or float(ratios.max()) <= 1.0:
+        return None
+    index = _index(int(ratios.argmax()), ratios.shape)
+    return (
+        f"{_element(name, index)} is {_at(actual, index):.6g}, expected {_at(expected.value, index):.6g}: "
+        f"{_at(ratios, index):.3g} times the error bound {_at(expected.bound, index):.3g}{_more(ratios > 1.0)}"
+    )
+
+
+def _more(bad: torch.Tensor) -> str:
+    count = int(bad.sum())
+    return f" ({count} of {bad.numel()} elements)" if count > 1 else ""
+
+
+def _first(mask: torch.Tensor) -> tuple[int, ...]:
+    return _index(int(mask.flatten().to(torch.int8).argmax()), mask.shape)
+
+
+def _index(flat: int, shape: torch.Size) -> tuple[int, ...]:
+    index = []
+    for size in reversed(shape):
+        index.append(flat % size)
+        flat //= size
+    return tuple(reversed(index))
+
+
+def _element(name: str, index: tuple[int, ...]) -> str:
+    return f"{name}[{', '.join(map(str, index))}]"
+
+
+def _at(tensor: torch.Tensor, index: tuple[int, ...]) -> Any:
+    return tensor[index].item()

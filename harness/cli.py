@@ -1,0 +1,247 @@
+"""The command line: fuzz, prove, repro, list. Exit codes: 0 clean, 1 findings, 2 usage or environment, 3 tridiff itself."""
+
+from __future__ import annotations
+
+import json
+import sys
+import traceback
+from enum import IntEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from tridiff.harness import config
+from tridiff.harness.engines.spec import DEFAULT_TARGET, EngineSpec, UsageError, best_engine, check_engine, check_target
+
+if TYPE_CHECKING:
+    from tridiff.harness.api import Fault, Found
+    from tridiff.harness.registry import Registry
+    from tridiff.harness.runner.prove import Proof
+
+DEFAULT_SECONDS = 120.0
+DEFAULT_OUT = Path("tridiff-out")
+PLAIN_WIDTH = 132
+"""Columns of a table that goes to a file or a pipe."""
+
+
+class Exit(IntEnum):
+    """The exit codes of every command."""
+
+    CLEAN = 0
+    FINDINGS = 1
+    USAGE = 2
+    HARNESS = 3
+
+
+app = typer.Typer(
+    name="tridiff",
+    help="Differential fuzzing of Triton attention and KV-cache kernels, for AMD GPUs, with or without one.",
+    epilog="Exit codes: 0 clean, 1 findings, 2 usage or environment, 3 tridiff itself failed.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+OpOption = Annotated[list[str] | None, typer.Option("--op", metavar="NAME", help="Only kernels of this op; repeatable.")]
+KernelOption = Annotated[list[str] | None, typer.Option("--kernel", metavar="NAME", help="Only this kernel; repeatable.")]
+EngineOption = Annotated[str | None, typer.Option("--engine", metavar="NAME", help="How kernels are executed: cpu.")]
+TargetOption = Annotated[str, typer.Option("--target", metavar="ARCH", help="GPU architecture to compile for.")]
+SeedOption = Annotated[int, typer.Option("--seed", metavar="N", help="The same seed gives the same cases and verdicts.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
+ExamplesOption = Annotated[int | None, typer.Option("--max-examples", metavar="N", min=1, help="Cases to draw, in all.")]
+SecondsOption = Annotated[
+    float | None, typer.Option("--seconds", metavar="S", min=1.0, help="Time to spend [default: 120, without --max-examples].")
+]
+OutOption = Annotated[Path, typer.Option("--out", metavar="DIR", help="Case files of findings go to DIR/findings.")]
+
+
+@app.command()
+def fuzz(
+    op: OpOption = None,
+    kernel: KernelOption = None,
+    engine: EngineOption = None,
+    target: TargetOption = DEFAULT_TARGET,
+    max_examples: ExamplesOption = None,
+    seconds: SecondsOption = None,
+    seed: SeedOption = 0,
+    out: OutOption = DEFAULT_OUT,
+    as_json: JsonOption = False,
+) -> int:
+    """Draw hostile but legal cases, run each kernel beside its reference, report every way it goes wrong."""
+    registry = _registry()
+    from tridiff.harness import repro
+    from tridiff.harness.report.fuzzing import FuzzReport
+    from tridiff.harness.runner.campaign import Budget
+    from tridiff.harness.runner.session import Session
+
+    spec = _spec(engine, target)
+    kernels = registry.select(op or [], kernel or [])
+    folder = repro.prepare(out)
+    if max_examples is None and seconds is None:
+        seconds = DEFAULT_SECONDS
+    report = FuzzReport(_stdout(), _stderr(), folder, as_json=as_json)
+    session = Session(kernels, spec, seed, Budget(examples=max_examples, seconds=seconds), report.listen, registry)
+    report.run(session)
+    return Exit.FINDINGS if session.findings else Exit.CLEAN
+
+
+@app.command()
+def prove(
+    op: OpOption = None,
+    kernel: KernelOption = None,
+    engine: EngineOption = None,
+    target: TargetOption = DEFAULT_TARGET,
+    max_examples: Annotated[int, typer.Option("--max-examples", metavar="N", min=1, help="Cases drawn per fault.")] = 200,
+    seed: SeedOption = 0,
+    as_json: JsonOption = False,
+) -> int:
+    """Patch known defects into each kernel and show that the expected check catches every one."""
+    registry = _registry()
+    spec = _spec(engine, target)
+    kernels = registry.select(op or [], kernel or [])
+    proofs, interrupted = _prove(registry, kernels, spec, seed, max_examples)
+    from tridiff.harness.report import document, text
+
+    if as_json:
+        _stdout().print_json(json.dumps(document.prove_document(proofs)))
+    else:
+        _stdout().print(text.prove_table(proofs))
+        missed = [proof.fault.name for proof in proofs if not proof.caught]
+        _say(f"{len(proofs) - len(missed)} of {len(proofs)} faults caught within {max_examples} examples each")
+        if missed:
+            _say(f"missed: {', '.join(missed)}")
+        if interrupted:
+            _say("interrupted: the faults above are those tried so far")
+    return Exit.CLEAN if all(proof.caught for proof in proofs) else Exit.FINDINGS
+
+
+def _prove(registry: Registry, kernels: list[Any], spec: EngineSpec, seed: int, examples: int) -> tuple[list[Proof], bool]:
+    from tridiff.harness.report.progress import progress
+    from tridiff.harness.runner.prove import prove as prove_faults
+
+    proofs: list[Proof] = []
+    current = [""]
+    total = sum(len(registry.faults.get(kernel.name, [])) for kernel in kernels)
+
+    def announce(fault: Fault) -> None:
+        current[0] = fault.name
+
+    with progress(_stderr(), lambda: f"fault {len(proofs) + 1} of {total}: {current[0]}") as shown:
+        results = prove_faults(
+            kernels,
+            spec,
+            seed=seed,
+            examples=examples,
+            listener=lambda _event: shown.update(),
+            announce=announce,
+            registry=registry,
+        )
+        try:
+            proofs.extend(results)
+        except KeyboardInterrupt:
+            return proofs, True
+    return proofs, False
+
+
+@app.command()
+def repro(case: Annotated[Path, typer.Argument(metavar="CASE.json", help="A case file that fuzz wrote.")]) -> int:
+    """Run the case of a finding again. Exit 1 if it still fails, 0 if it does not."""
+    registry = _registry()
+    from tridiff.harness import repro as files
+    from tridiff.harness.api import Clean, Found
+    from tridiff.harness.runner.examine import examine
+
+    found = files.read(case, registry)
+    outcome = examine(found.ref, found.spec, found.case, registry)
+    match outcome:
+        case Found():
+            _say_finding(outcome, case, found.check)
+            return Exit.FINDINGS
+        case Clean():
+            _say(f"{case}: check {found.check} does not fail any more; largest error ratio {outcome.ratio:.3f}")
+            return Exit.CLEAN
+    raise UsageError(f"{case}: cannot be judged on this machine: {outcome.reason}")
+
+
+def _say_finding(outcome: Found, file: Path, check: str) -> None:
+    from tridiff.harness.report import text
+
+    _stdout().print(text.finding_text(outcome.finding, file=file), end="")
+    if outcome.finding.check != check:
+        _say(f"the file names check {check}; now {outcome.finding.check} fails first")
+
+
+@app.command("list")
+def list_(as_json: JsonOption = False) -> int:
+    """Show ops, kernels, engines and faults."""
+    registry = _registry()
+    from tridiff.harness.report import document, text
+
+    if as_json:
+        _stdout().print_json(json.dumps(document.list_document(registry)))
+    else:
+        _stdout().print(text.list_table(registry))
+    return Exit.CLEAN
+
+
+def _registry() -> Registry:
+    """The registry, after checking that torch and triton are there."""
+    config.require_packages()
+    from tridiff.harness.registry import builtin
+
+    return builtin()
+
+
+def _spec(engine: str | None, target: str) -> EngineSpec:
+    return EngineSpec(name=check_engine(engine or best_engine()), target=check_target(target))
+
+
+def _stdout() -> Console:
+    """Standard output; as wide as the terminal, or wide enough for the tables where it is none."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=max(PLAIN_WIDTH, console.width))
+
+
+def _stderr() -> Console:
+    return Console(stderr=True, highlight=False)
+
+
+def _say(line: str) -> None:
+    _stdout().print(line, markup=False, soft_wrap=True)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point of `tridiff`; exits with the codes of `Exit`."""
+    config.one_blas_thread()
+    sys.exit(_run(arguments))
+
+
+def _run(arguments: list[str] | None) -> int:
+    try:
+        code = app(args=arguments, standalone_mode=False)
+    except UsageError as error:
+        return _fail(str(error), Exit.USAGE)
+    except KeyboardInterrupt:
+        return _fail("interrupted", Exit.USAGE)
+    except Exception as error:
+        if hasattr(error, "format_message"):  # The command-line library's own complaint about options.
+            return _fail(error.format_message(), Exit.USAGE)
+        return _harness_failed(error)
+    except BaseException as error:
+        if isinstance(error, SystemExit):
+            raise
+        return _harness_failed(error)
+    return int(code) if isinstance(code, int) else Exit.CLEAN
+
+
+def _fail(message: str, code: Exit) -> int:
+    sys.stderr.write(f"tridiff: {' '.join(message.split())}\n")
+    return code
+
+
+def _harness_failed(error: BaseException) -> int:
+    traceback.print_exception(error)
+    return _fail(f"{error}; this is a defect of tridiff, not of a kernel: please report the lines above", Exit.HARNESS)

@@ -1,0 +1,95 @@
+"""The JSON form of what a run found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from tridiff.harness.api import CHECKS, SCHEMA, Finding, to_json
+from tridiff.harness.registry import Registry
+from tridiff.harness.repro import as_json
+from tridiff.harness.runner.events import Tally
+from tridiff.harness.runner.prove import Proof
+from tridiff.harness.runner.session import Session
+
+
+def fuzz_document(session: Session, files: dict[str, Path]) -> dict[str, Any]:
+    """Everything the closing table says, and each Finding with its file and number of hits."""
+    return {
+        "schema": SCHEMA,
+        "seed": session.seed,
+        "engine": session.spec.name,
+        "target": session.spec.target,
+        "seconds": round(session.elapsed, 3),
+        "interrupted": session.interrupted,
+        "kernels": [
+            {"op": kernel.op, "kernel": kernel.name, **_counts(session.tallies.get(kernel.name, Tally()))}
+            for kernel in session.kernels
+        ],
+        "findings": [finding_document(finding, session, files) for finding in session.findings.values()],
+    }
+
+
+def _counts(tally: Tally) -> dict[str, Any]:
+    return {
+        "cases": tally.examples,
+        "shrink_runs": tally.shrink_runs,
+        "clean": tally.clean,
+        "inconclusive": tally.inconclusive,
+        "failing": tally.failing,
+        "skipped": tally.skipped,
+        "unsupported": tally.unsupported,
+        "reasons": tally.reasons,
+        "specialisations": len(tally.specialisations),
+        "worst_ratio": tally.worst_ratio,
+    }
+
+
+def finding_document(finding: Finding, session: Session, files: dict[str, Path]) -> dict[str, Any]:
+    """The finding's case file, with its signature, source line, the other checks that fired, and where it was written."""
+    signature = finding.signature()
+    return {
+        "signature": signature,
+        "line": finding.line,
+        "others": list(dict.fromkeys(finding.others)),
+        "hits": session.tallies[finding.kernel].hits.get(signature, 1),
+        "file": str(files[signature]) if signature in files else None,
+        **as_json(finding),
+    }
+
+
+def prove_document(proofs: list[Proof]) -> dict[str, Any]:
+    """One entry a Fault."""
+    return {
+        "schema": SCHEMA,
+        "faults": [
+            {
+                "fault": proof.fault.name,
+                "kernel": proof.fault.kernel,
+                "expected": sorted(proof.fault.checks),
+                "caught_by": proof.finding.check if proof.finding else None,
+                "examples": proof.examples,
+                "case": to_json(proof.finding.case) if proof.finding else None,
+            }
+            for proof in proofs
+        ],
+    }
+
+
+def list_document(registry: Registry) -> dict[str, Any]:
+    """Ops, Kernels with their Faults, and checks."""
+    return {
+        "schema": SCHEMA,
+        "ops": list(registry.ops),
+        "kernels": [
+            {
+                "name": kernel.name,
+                "op": kernel.op,
+                "engines": list(kernel.engines),
+                "module": kernel.module,
+                "faults": [fault.name for fault in registry.faults.get(kernel.name, [])],
+            }
+            for kernel in registry.kernels.values()
+        ],
+        "checks": CHECKS,
+    }

@@ -1,0 +1,117 @@
+"""Findings and closing tables for the terminal."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from tridiff.harness.api import CHECKS, Finding, Kernel
+from tridiff.harness.registry import Registry
+from tridiff.harness.runner.events import Tally
+from tridiff.harness.runner.prove import Proof
+
+
+def describe_case(case: Any) -> str:
+    """`field=value` for every field that has no default or differs from it, in order."""
+    parts = [
+        f"{field.name}={_plain(getattr(case, field.name))}"
+        for field in dataclasses.fields(case)
+        if getattr(case, field.name) != field.default
+    ]
+    return " ".join(parts)
+
+
+def _plain(value: Any) -> str:
+    return f"({', '.join(map(str, value))})" if isinstance(value, tuple) else str(value)
+
+
+def finding_text(finding: Finding, *, file: Path | None, hits: int = 1, shrunk: bool = True) -> Text:
+    """A Finding as a block of labelled lines that ends with the command that reproduces it."""
+    size = "minimal case" if shrunk else "case, not fully shrunk (time limit)"
+    rows = [
+        ("check", f"{finding.check}: {CHECKS[finding.check]}"),
+        ("kernel", f"{finding.kernel} (op {finding.op}) on engine {finding.engine}, target {finding.target}"),
+        ("what", finding.message),
+        ("line", finding.line),
+        ("also fired", ", ".join(dict.fromkeys(finding.others)) or None),
+        ("hits", f"{hits} drawn cases" if hits > 1 else None),
+        (size, describe_case(finding.case)),
+        ("reproduce", f"tridiff repro {file}" if file else None),
+    ]
+    text = Text()
+    text.append(f"FINDING {finding.signature()}\n", style="bold red")
+    for label, value in rows:
+        if value is not None:
+            text.append(f"  {label}: ", style="bold")
+            text.append(f"{value}\n")
+    return text
+
+
+def fuzz_table(kernels: Iterable[Kernel], tallies: Mapping[str, Tally], findings: Iterable[Finding], elapsed: float) -> Table:
+    """One row a kernel: what was run, how fast, how close to the bound, and what was found."""
+    found = [finding.kernel for finding in findings]
+    table = Table()
+    table.add_column("op", overflow="fold")
+    table.add_column("kernel", overflow="fold")
+    for heading in ("cases", "cases/s", "spec.", "worst ratio", "inconcl.", "not judged", "findings"):
+        table.add_column(heading, justify="right")
+    for kernel in kernels:
+        tally = tallies.get(kernel.name, Tally())
+        speed = (tally.examples + tally.shrink_runs) / elapsed if elapsed > 0 else 0.0
+        table.add_row(
+            kernel.op,
+            kernel.name,
+            str(tally.examples),
+            f"{speed:.1f}",
+            str(len(tally.specialisations)),
+            f"{tally.worst_ratio:.3f}",
+            str(tally.inconclusive),
+            str(tally.unsupported + tally.skipped),
+            str(found.count(kernel.name)),
+        )
+    return table
+
+
+def reasons_text(tallies: Mapping[str, Tally]) -> list[str]:
+    """Why cases were unsupported or skipped, a line each."""
+    return [
+        f"{name}: {count} cases not judged: {reason}"
+        for name, tally in tallies.items()
+        for reason, count in sorted(tally.reasons.items())
+    ]
+
+
+def prove_table(proofs: Iterable[Proof]) -> Table:
+    """One row a Fault: what should catch it, what did, after how many examples, and the smallest case."""
+    table = Table(show_lines=True)
+    table.add_column("fault", overflow="fold")
+    table.add_column("expected", overflow="fold")
+    table.add_column("caught by")
+    table.add_column("examples", justify="right")
+    table.add_column("minimal case", overflow="fold")
+    for proof in proofs:
+        finding = proof.finding
+        table.add_row(
+            proof.fault.name,
+            ", ".join(sorted(proof.fault.checks)),
+            finding.check if finding else Text("MISSED", style="bold red"),
+            str(proof.examples),
+            describe_case(finding.case) if finding else "",
+        )
+    return table
+
+
+def list_table(registry: Registry) -> Table:
+    """One row a Kernel."""
+    table = Table()
+    for heading in ("op", "kernel", "engines", "faults", "module"):
+        table.add_column(heading, overflow="fold")
+    for kernel in registry.kernels.values():
+        faults = str(len(registry.faults.get(kernel.name, [])))
+        table.add_row(kernel.op, kernel.name, ", ".join(kernel.engines), faults, kernel.module)
+    return table

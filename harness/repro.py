@@ -1,0 +1,110 @@
+"""Repro: a Finding as a small JSON file, strict in both directions, and what reads it back.
+
+`{schema, op, kernel, engine, target, check, message, case}`; `schema` is the version of the form.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tridiff.harness.api import CHECKS, SCHEMA, CaseError, Finding, from_json, to_json
+from tridiff.harness.engines.spec import EngineSpec, UsageError, check_engine, check_target
+from tridiff.harness.registry import Registry, builtin
+from tridiff.harness.runner.examine import KernelRef
+
+_FIELDS = {"schema", "op", "kernel", "engine", "target", "check", "message", "case"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Repro:
+    """What a case file says: how to run which Case, and the check that once failed."""
+
+    ref: KernelRef
+    spec: EngineSpec
+    check: str
+    case: Any
+
+
+def as_json(finding: Finding) -> dict[str, Any]:
+    """The content of the finding's case file."""
+    return {
+        "schema": SCHEMA,
+        "op": finding.op,
+        "kernel": finding.kernel,
+        "engine": finding.engine,
+        "target": finding.target,
+        "check": finding.check,
+        "message": finding.message,
+        "case": to_json(finding.case),
+    }
+
+
+def prepare(folder: Path) -> Path:
+    """Make FOLDER/findings, so that an unwritable place is known before the work. Raises `UsageError`."""
+    findings = folder / "findings"
+    try:
+        findings.mkdir(parents=True, exist_ok=True)
+        probe = findings / ".tridiff-write-test"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UsageError(f"cannot write to {findings}: {error.strerror}; choose another folder with --out") from error
+    return findings
+
+
+def write(folder: Path, finding: Finding) -> Path:
+    """Write FOLDER/SIGNATURE.json and return its path."""
+    path = folder / f"{finding.signature()}.json"
+    path.write_text(json.dumps(as_json(finding), indent=2) + "\n", encoding="utf-8")
+    return path
+
+
+def read(path: Path, registry: Registry | None = None) -> Repro:
+    """Read a case file, strictly. Raises `UsageError` with the file's name and what is wrong in it."""
+    data = _object(path)
+    try:
+        return _interpret(data, registry or builtin())
+    except (UsageError, CaseError) as error:
+        raise UsageError(f"{path}: {error}") from error
+
+
+def _interpret(data: dict[str, Any], known: Registry) -> Repro:
+    _check_form(data)
+    kernel = known.kernel(data["kernel"])
+    op = known.op(data["op"])
+    if kernel.op != op.name:
+        raise UsageError(f"kernel {kernel.name!r} implements {kernel.op!r}, not {op.name!r}")
+    spec = EngineSpec(name=check_engine(data["engine"]), target=check_target(data["target"]))
+    return Repro(ref=KernelRef(kernel=kernel.name), spec=spec, check=data["check"], case=from_json(op.case, data["case"]))
+
+
+def _object(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UsageError(f"{path}: no such file; give the path of a case file that tridiff wrote") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: cannot be read: {error}") from error
+    except json.JSONDecodeError as error:
+        raise UsageError(f"{path}: not JSON: {error.msg} in line {error.lineno}") from error
+    if not isinstance(data, dict):
+        raise UsageError(f"{path}: a case file holds a JSON object, this one a {type(data).__name__}")
+    return data
+
+
+def _check_form(data: dict[str, Any]) -> None:
+    if data.get("schema") != SCHEMA:
+        raise UsageError(f"schema {data.get('schema')!r}: this tridiff reads schema {SCHEMA}")
+    missing, unknown = sorted(_FIELDS - {"message"} - set(data)), sorted(set(data) - _FIELDS)
+    if missing:
+        raise UsageError(f"missing field {', '.join(missing)}")
+    if unknown:
+        raise UsageError(f"unknown field {', '.join(unknown)}; fields: {', '.join(sorted(_FIELDS))}")
+    wrong = [name for name in ("op", "kernel", "engine", "target", "check") if not isinstance(data[name], str)]
+    if wrong:
+        raise UsageError(f"{wrong[0]}={data[wrong[0]]!r}: must be a string")
+    if data["check"] not in CHECKS:
+        raise UsageError(f"unknown check {data['check']!r}; checks: {', '.join(CHECKS)}")

@@ -1,0 +1,266 @@
+"""A campaign: draws Cases of one Kernel, examines them, shrinks what fails, and goes on with what is left of the budget.
+
+Hypothesis ends soon after a failure, so a campaign is a series of hunts. A hunt ends with its first new Finding, minimal;
+later hunts treat that signature as known, count its hits, and look for others.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+import hypothesis
+from hypothesis import HealthCheck, Phase, Verbosity
+from hypothesis.errors import Flaky
+from hypothesis.strategies import SearchStrategy
+
+from tridiff.harness.api import Finding, Found, Outcome
+from tridiff.harness.engines.spec import EngineSpec
+from tridiff.harness.registry import Registry, builtin
+from tridiff.harness.runner.events import CaseDone, FindingMinimal, FindingSeen, KernelDone, Listener
+from tridiff.harness.runner.examine import KernelRef, examine
+
+ROUND = 400
+"""Examples of one Hypothesis run; a new one starts from small cases again."""
+PRESET_SHARE = 5
+"""One in this many examples of a run is a preset, and they come first."""
+SHRINK_SECONDS = 60.0
+"""Time to minimise one Finding."""
+RELAX_EXAMPLES = 100
+"""Examples of the general strategy in which a preset's Finding is looked for again: a case smaller than any real model."""
+
+
+class BudgetSpent(BaseException):
+    """Ends a hunt at once; not an Exception, so that Hypothesis does not take it for a failure."""
+
+
+class HarnessBug(BaseException):
+    """tridiff itself failed on a Case; not an Exception, so that Hypothesis does not shrink it as a kernel's failure."""
+
+    def __init__(self, case: Any, error: Exception) -> None:
+        super().__init__(f"tridiff failed on {case}: {type(error).__name__}: {error}")
+        self.case = case
+
+
+class _Failing(Exception):
+    """A Case failed; one subclass per signature, since Hypothesis tells failures apart by type."""
+
+    def __init__(self, finding: Finding) -> None:
+        super().__init__(finding.message)
+        self.finding = finding
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """How long a campaign lasts: `examples` drawn, or `seconds`, whichever ends first; None for no limit."""
+
+    examples: int | None = None
+    seconds: float | None = None
+    shrink_seconds: float = SHRINK_SECONDS
+
+
+@dataclass
+class Campaign:
+    """Fuzzes one Kernel. `run` returns the minimal Findings, by signature.
+
+    `accept`: which Findings count; the others are examined and ignored. `stop_at_first`: end with the first Finding.
+    """
+
+    ref: KernelRef
+    spec: EngineSpec
+    seed: int
+    budget: Budget
+    listener: Listener
+    registry: Registry = field(default_factory=builtin)
+    accept: Callable[[Finding], bool] = lambda _finding: True
+    stop_at_first: bool = False
+    findings: dict[str, Finding] = field(default_factory=dict)
+    examples: int = 0
+    _rounds: int = 0
+
+    def run(self) -> dict[str, Finding]:
+        """Draw and examine until the budget is spent. KeyboardInterrupt passes through; `findings` keeps what was found."""
+        started = time.monotonic()
+        deadline = None if self.budget.seconds is None else started + self.budget.seconds
+        op = self.registry.op(self.registry.kernel(self.ref.kernel).op)
+        general = op.strategy()
+        self._hunt_all(op.presets(), self._preset_examples(), _fraction(started, deadline, PRESET_SHARE), general)
+        self._hunt_all(general, self.budget.examples, deadline)
+        self.listener(KernelDone(kernel=self.ref.kernel))
+        return self.findings
+
+    def _preset_examples(self) -> int | None:
+        return None if self.budget.examples is None else self.budget.examples // PRESET_SHARE
+
+    def _hunt_all(
+        self,
+        strategy: SearchStrategy[Any],
+        until: int | None,
+        deadline: float | None,
+        general: SearchStrategy[Any] | None = None,
+    ) -> None:
+        """Hunt until `until` examples were drawn in all, or the deadline; what is found is looked for in `general`, too."""
+        while not (_past(deadline) or (until is not None and self.examples >= until)):
+            if self.stop_at_first and self.findings:
+                return
+            count = ROUND if until is None else min(ROUND, until - self.examples)
+            found = self._hunt(strategy, count, deadline, None)
+            if found is not None and general is not None:
+                self._hunt(general, RELAX_EXAMPLES, None, found)
+
+    def _hunt(
+        self, strategy: SearchStrategy[Any], count: int, deadline: float | None, again: tuple[str, int] | None
+    ) -> tuple[str, int] | None:
+        """One hunt, with a seed of its own; the signature found and the number of examples drawn up to it."""
+        self._rounds += 1
+        hunt = _Hunt(self, count, deadline, again)
+        hunt.go(strategy, _derived(self.seed, self.ref, self._rounds))
+        return hunt.found
+
+    def report(self, outcome: Outcome, *, shrinking: bool) -> None:
+        """Count and announce an examined Case."""
+        self.examples += not shrinking
+        self.listener(CaseDone(kernel=self.ref.kernel, outcome=outcome, shrinking=shrinking))
+
+
+class _Hunt:
+    """One Hypothesis run: up to its first new Finding, which it minimises.
+
+    `again`: (signature, examples) of a known Finding for which a smaller case is sought, instead of a new one.
+    """
+
+    def __init__(self, campaign: Campaign, count: int, deadline: float | None, again: tuple[str, int] | None) -> None:
+        self._campaign = campaign
+        self._count = count
+        self._deadline = deadline
+        self._again = again
+        self._drawn = 0
+        self._outcomes: dict[Any, Outcome] = {}
+        self._target: str | None = None
+        self._best: Finding | None = None
+        self._at = 0
+        self._shrink_deadline = 0.0
+        self._cut_short = False
+
+    def go(self, strategy: SearchStrategy[Any], seed: int) -> None:
+        """Run; on a new Finding, store its minimal form in the campaign and announce it."""
+
+        @hypothesis.seed(seed)
+        @hypothesis.settings(_settings(), max_examples=self._count)
+        @hypothesis.given(strategy)
+        def test(case: Any) -> None:
+            self._visit(case)
+
+        try:
+            test()
+        except _Failing as failing:
+            self._best = failing.finding
+        except Flaky:
+            self._cut_short = True
+        except BudgetSpent:
+            pass
+        except KeyboardInterrupt:
+            self._cut_short = True
+            self._conclude()
+            raise
+        self._conclude()
+
+    def _visit(self, case: Any) -> None:
+        if self._target is not None:
+            self._shrink(case)
+            return
+        if _past(self._deadline) or self._drawn >= self._count:
+            raise BudgetSpent
+        outcome = self._examined(case, shrinking=self._again is not None)
+        self._drawn += 1
+        if isinstance(outcome, Found) and self._is_wanted(outcome.finding):
+            self._aim(outcome.finding)
+            _fail(outcome.finding)
+
+    def _aim(self, finding: Finding) -> None:
+        """From now on this hunt minimises `finding`."""
+        self._target = finding.signature()
+        self._best = finding
+        self._at = self._again[1] if self._again else self._campaign.examples
+        self._shrink_deadline = time.monotonic() + self._campaign.budget.shrink_seconds
+        if self._again is None:
+            self._campaign.listener(FindingSeen(finding=finding, examples=self._at))
+
+    def _shrink(self, case: Any) -> None:
+        if case not in self._outcomes and time.monotonic() > self._shrink_deadline:
+            self._cut_short = True
+            return
+        outcome = self._examined(case, shrinking=True)
+        if isinstance(outcome, Found) and outcome.finding.signature() == self._target:
+            self._best = outcome.finding
+            _fail(outcome.finding)
+
+    def _examined(self, case: Any, *, shrinking: bool) -> Outcome:
+        if case not in self._outcomes:
+            campaign = self._campaign
+            try:
+                outcome = examine(campaign.ref, campaign.spec, case, campaign.registry)
+            except Exception as error:
+                raise HarnessBug(case, error) from error
+            self._outcomes[case] = outcome
+            campaign.report(outcome, shrinking=shrinking)
+        return self._outcomes[case]
+
+    def _is_wanted(self, finding: Finding) -> bool:
+        signature = finding.signature()
+        if self._again is not None:
+            return signature == self._again[0]
+        return signature not in self._campaign.findings and self._campaign.accept(finding)
+
+    @property
+    def found(self) -> tuple[str, int] | None:
+        """Signature of what was found, and the number of examples drawn up to it."""
+        return None if self._best is None else (self._best.signature(), self._at)
+
+    def _conclude(self) -> None:
+        if self._best is None:
+            return
+        self._campaign.findings[self._best.signature()] = self._best
+        event = FindingMinimal(finding=self._best, examples=self._at, shrunk=not self._cut_short)
+        self._campaign.listener(event)
+
+
+def _settings() -> hypothesis.settings:
+    """Ours alone: no profile of the host, no database, no deadline, nothing printed."""
+    return hypothesis.settings(
+        hypothesis.settings.get_profile("default"),
+        database=None,
+        deadline=None,
+        derandomize=False,
+        phases=(Phase.generate, Phase.shrink),
+        suppress_health_check=list(HealthCheck),
+        verbosity=Verbosity.quiet,
+        report_multiple_bugs=False,
+        print_blob=False,
+    )
+
+
+_types: dict[str, type[_Failing]] = {}
+
+
+def _fail(finding: Finding) -> NoReturn:
+    """The one line that raises: Hypothesis takes failures raised at two lines for two bugs."""
+    signature = finding.signature()
+    kind = _types.setdefault(signature, type("Failing", (_Failing,), {"__doc__": signature}))
+    raise kind(finding)
+
+
+def _derived(seed: int, ref: KernelRef, part: int) -> int:
+    digest = hashlib.blake2b(f"{seed}/{ref.kernel}/{part}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little")
+
+
+def _past(deadline: float | None) -> bool:
+    return deadline is not None and time.monotonic() > deadline
+
+
+def _fraction(started: float, deadline: float | None, share: int) -> float | None:
+    return None if deadline is None else started + (deadline - started) / share

@@ -1,0 +1,168 @@
+"""examine: one Case on one Kernel with one engine, through every check. Names and plain data in, an Outcome out."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import PurePath
+from types import ModuleType
+from typing import Any
+
+import torch
+
+from tridiff.harness.api import (
+    Arena,
+    Clean,
+    Failure,
+    Finding,
+    Found,
+    Kernel,
+    Op,
+    Outcome,
+    Poison,
+    Skipped,
+    StagingError,
+    Unsupported,
+    Verdict,
+    rank,
+)
+from tridiff.harness.checks.memory import check_memory
+from tridiff.harness.checks.values import check_poison, check_values, worst_ratio
+from tridiff.harness.engines.cpu.engine import CpuEngine
+from tridiff.harness.engines.cpu.errors import KernelError, UnsupportedOperation
+from tridiff.harness.engines.cpu.ttir import FrontEndDrift
+from tridiff.harness.engines.spec import EngineSpec
+from tridiff.harness.faults import load
+from tridiff.harness.registry import Registry, builtin
+
+
+@dataclass(frozen=True, kw_only=True)
+class KernelRef:
+    """A Kernel by name, or its twin with one Fault."""
+
+    kernel: str
+    fault: str | None = None
+
+
+def examine(ref: KernelRef, spec: EngineSpec, case: Any, registry: Registry | None = None) -> Outcome:
+    """Run `case` and apply every check; never raises for what a kernel does.
+
+    The kernel runs twice, over memory that differs only in its poison: the first run is checked, the second must give the
+    same bits. The reference sees the second run's inputs before the kernel does. Raises `UsageError` for unknown names.
+    """
+    known = registry or builtin()
+    kernel = known.kernel(ref.kernel)
+    fault = None if ref.fault is None else known.fault(ref.kernel, ref.fault)
+    examination = _Examination(known, kernel, load(kernel, fault), spec, case)
+    try:
+        return examination.outcome()
+    except StagingError as error:
+        return Skipped(reason=str(error))
+    except UnsupportedOperation as error:
+        return Unsupported(reason=error.what, line=error.line)
+
+
+class _Examination:
+    def __init__(self, known: Registry, kernel: Kernel, module: ModuleType, spec: EngineSpec, case: Any) -> None:
+        self._known = known
+        self._kernel = kernel
+        self._op: Op = known.op(kernel.op)
+        self._module = module
+        self._spec = spec
+        self._case = case
+        self._engine = CpuEngine(spec)
+
+    def outcome(self) -> Outcome:
+        loud, inputs = self._staged(Poison.LOUD)
+        failure = self._run(inputs, loud)
+        if failure is not None:
+            return self._found([failure])
+        quiet, inputs_again = self._staged(Poison.QUIET)
+        verdict = self._known.judge(self._kernel.op, inputs_again, self._rounding(inputs_again))
+        outputs = _written(loud, inputs)
+        failures = [*check_memory(loud), *check_values(verdict, outputs)]
+        failures.extend(self._second_run(inputs_again, quiet, outputs))
+        return self._found(failures) if failures else self._clean(verdict, outputs)
+
+    def _staged(self, poison: Poison) -> tuple[Arena, dict[str, Any]]:
+        arena = Arena(poison)
+        inputs = self._op.build(self._case, arena)
+        arena.seal()
+        return arena, inputs
+
+    def _rounding(self, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+        if self._kernel.rounding is None:
+            return {}
+        answer: Mapping[str, Any] = getattr(self._module, self._kernel.rounding)(**inputs)
+        return answer
+
+    def _run(self, inputs: Mapping[str, Any], arena: Arena) -> Failure | None:
+        """Launch the kernel; whatever it or its launcher raises is a Failure, what we raise ourselves is not."""
+        launcher = getattr(self._module, self._kernel.launcher)
+        try:
+            self._engine.run(launcher, inputs, arena)
+        except KernelError as error:
+            return Failure(check=error.check, message=error.message, line=error.line, subject=error.subject)
+        except (UnsupportedOperation, FrontEndDrift, MemoryError):
+            raise
+        except Exception as error:
+            if _is_ours(error):
+                raise
+            message = f"{type(error).__name__}: {_first_line(error)}"
+            return Failure(check="launch", message=message, line=_line(error), subject=message)
+        return None
+
+    def _second_run(self, inputs: Mapping[str, Any], arena: Arena, outputs: Mapping[str, torch.Tensor]) -> list[Failure]:
+        failure = self._run(inputs, arena)
+        if failure is None:
+            return list(check_poison(outputs, _written(arena, inputs)))
+        message = f"with finite poison instead of NaN the kernel fails: {failure.message}"
+        return [Failure(check="poison", message=message, line=failure.line)]
+
+    def _found(self, failures: list[Failure]) -> Found:
+        first, *others = sorted(failures, key=lambda failure: rank(failure.check))
+        finding = Finding(
+            check=first.check,
+            message=first.message,
+            line=first.line,
+            op=self._kernel.op,
+            kernel=self._kernel.name,
+            engine=self._spec.name,
+            target=self._spec.target,
+            case=self._case,
+            subject=first.subject,
+            others=tuple(failure.check for failure in others),
+        )
+        return Found(finding=finding, specialisations=self._names())
+
+    def _clean(self, verdict: Verdict, outputs: Mapping[str, torch.Tensor]) -> Clean:
+        return Clean(ratio=worst_ratio(verdict, outputs), conclusive=verdict.conclusive, specialisations=self._names())
+
+    def _names(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(self._engine.specialisations))
+
+
+def _written(arena: Arena, inputs: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    return {allocation.name: inputs[allocation.name] for allocation in arena if allocation.writable.size}
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Whether the innermost frame is our executor's: then it is our bug, and must not be blamed on the kernel."""
+    frames = traceback.extract_tb(error.__traceback__)
+    parts = PurePath(frames[-1].filename).parts if frames else ()
+    return "engines" in parts and "cpu" in parts
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else "no message"
+
+
+def _line(error: BaseException) -> str | None:
+    """FILE:LINE of the innermost frame outside installed packages: the kernel author's own."""
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        parts = PurePath(frame.filename).parts
+        if not {"site-packages", "dist-packages", "harness"} & set(parts):
+            return f"{parts[-1]}:{frame.lineno}"
+    return None

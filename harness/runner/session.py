@@ -1,0 +1,65 @@
+"""A session: one campaign after another over the chosen Kernels, interruptible, with what was found kept."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+from tridiff.harness.api import Finding, Kernel
+from tridiff.harness.engines.spec import EngineSpec
+from tridiff.harness.registry import Registry, builtin
+from tridiff.harness.runner.campaign import Budget, Campaign
+from tridiff.harness.runner.events import CaseDone, Event, Listener, Tally
+from tridiff.harness.runner.examine import KernelRef
+
+
+@dataclass
+class Session:
+    """Fuzzes `kernels`, each with an equal share of `budget`. State can be read while it runs.
+
+    `tallies`: counts by kernel name. `findings`: the smallest Finding of each signature, in the order found.
+    `interrupted`: whether Ctrl-C ended it early.
+    """
+
+    kernels: list[Kernel]
+    spec: EngineSpec
+    seed: int
+    budget: Budget
+    listener: Listener
+    registry: Registry = field(default_factory=builtin)
+    tallies: dict[str, Tally] = field(default_factory=dict)
+    findings: dict[str, Finding] = field(default_factory=dict)
+    interrupted: bool = False
+    elapsed: float = 0.0
+
+    def run(self) -> None:
+        """Run to the end of the budget or to Ctrl-C; never raises KeyboardInterrupt."""
+        started = time.monotonic()
+        try:
+            for kernel in self.kernels:
+                self._fuzz(kernel)
+        except KeyboardInterrupt:
+            self.interrupted = True
+        self.elapsed = time.monotonic() - started
+
+    def _fuzz(self, kernel: Kernel) -> None:
+        self.tallies[kernel.name] = Tally()
+        campaign = Campaign(KernelRef(kernel=kernel.name), self.spec, self.seed, self._share(), self._watch, self.registry)
+        try:
+            campaign.run()
+        finally:
+            self.findings.update(campaign.findings)
+
+    def _share(self) -> Budget:
+        count = len(self.kernels)
+        examples, seconds = self.budget.examples, self.budget.seconds
+        return Budget(
+            examples=None if examples is None else max(1, examples // count),
+            seconds=None if seconds is None else seconds / count,
+            shrink_seconds=self.budget.shrink_seconds,
+        )
+
+    def _watch(self, event: Event) -> None:
+        if isinstance(event, CaseDone):
+            self.tallies[event.kernel].add(event)
+        self.listener(event)
