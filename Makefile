@@ -1,0 +1,50 @@
+# Everything starts from this Python (3.10 or newer). One that has torch keeps it: see tools/bootstrap.py.
+PYTHON ?= python3
+# Passed on to `tridiff fuzz`.
+FUZZ_ARGS ?= --seconds 120
+# Added to `pytest -n auto`; a later -n wins.
+PYTEST_ARGS ?=
+
+# One BLAS thread per process: the parallelism is in the processes.
+export OMP_NUM_THREADS := 1
+export OPENBLAS_NUM_THREADS := 1
+export MKL_NUM_THREADS := 1
+
+SUPPORTED := import sys; sys.version_info < (3, 10) and sys.exit("tridiff: Python 3.10 or newer is needed, and $(PYTHON) is %d.%d: run make PYTHON=python3.12, say" % sys.version_info[:2])
+
+# Sets the shell's $python to the interpreter that has everything installed.
+define SET_UP
+command -v "$(PYTHON)" >/dev/null || { echo "tridiff: $(PYTHON) was not found: run make PYTHON=/path/to/python3" >&2; exit 2; }; \
+"$(PYTHON)" -c '$(SUPPORTED)' && python=$$("$(PYTHON)" tools/bootstrap.py)
+endef
+
+.DEFAULT_GOAL := help
+.PHONY: help setup fuzz test lint format-check ruff mypy clean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup:  ## prepare the environment (.venv); the other targets do so too
+	@$(SET_UP)
+
+fuzz:  ## fuzz for two minutes, or with FUZZ_ARGS="..."
+	@$(SET_UP) && "$$(dirname "$$python")/tridiff" fuzz $(FUZZ_ARGS)
+
+test:  ## run the tests on all cores, with PYTEST_ARGS="..." added
+	@$(SET_UP) && "$$python" -m pytest -n auto $(PYTEST_ARGS)
+
+lint: format-check ruff mypy  ## the three that follow
+
+format-check:  ## is everything formatted?
+	@$(SET_UP) && "$$python" -m ruff format --check .
+
+ruff:  ## ruff's rules
+	@$(SET_UP) && "$$python" -m ruff check .
+
+mypy:  ## the type checker
+	@$(SET_UP) && "$$python" -m mypy
+
+clean:  ## remove the environment, build results and caches; the failures that Hypothesis keeps in .hypothesis stay
+	@if [ -e .venv/tridiff-setup.json ]; then rm -rf .venv; fi
+	@rm -rf build dist tridiff.egg-info .mypy_path .mypy_cache .ruff_cache .pytest_cache
+	@find . -name .git -prune -o -name .venv -prune -o -name __pycache__ -type d -exec rm -rf {} +

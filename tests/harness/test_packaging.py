@@ -1,0 +1,223 @@
+"""What the distribution holds and how it installs: built, installed and imported for real, without network."""
+
+from __future__ import annotations
+
+import configparser
+import email.message
+import email.parser
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tarfile
+import textwrap
+import zipfile
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+ROOT = Path(__file__).resolve().parents[2]
+FOLDERS = ("harness", "kernels", "reference", "strategies")
+LEFT_BEHIND = shutil.ignore_patterns(
+    ".git", ".venv", ".*_cache", ".hypothesis", ".mypy_path", "__pycache__", "build", "dist", "*.egg-info", "out"
+)
+
+
+def run(*command: str | Path, cwd: Path, env: dict[str, str] | None = None) -> str:
+    """Standard output of `command`; its whole output is in the failure when it fails."""
+    result = subprocess.run(command, cwd=cwd, env={**os.environ, **(env or {})}, check=False, capture_output=True, text=True)
+    assert result.returncode == 0, f"{command} failed:\n{result.stdout}\n{result.stderr}"
+    return result.stdout
+
+
+def copy_checkout(destination: Path) -> Path:
+    """A copy of the checkout without what is generated, so that nothing stale or half-built takes part."""
+    shutil.copytree(ROOT, destination, ignore=LEFT_BEHIND)
+    return destination
+
+
+def files_of(root: Path) -> set[str]:
+    """Every file of the four folders below `root`, relative to it."""
+    found = (path for folder in FOLDERS for path in (root / folder).rglob("*") if path.is_file())
+    return {str(path.relative_to(root)) for path in found if "__pycache__" not in path.parts}
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """A folder with a copy of the checkout, and in its `dist` the sdist and the wheel built from that; once for all workers."""
+    base = tmp_path_factory.getbasetemp()
+    shared = (base if worker_id == "master" else base.parent) / "packaging"
+    with FileLock(f"{shared}.lock"):
+        if not (shared / "done").exists():
+            shutil.rmtree(shared, ignore_errors=True)
+            copy_checkout(shared)
+            # Without --wheel or --sdist the wheel is built from the sdist, which proves that the sdist is complete.
+            run(sys.executable, "-m", "build", "--no-isolation", shared, cwd=shared)
+            (shared / "done").touch()
+    return shared
+
+
+@pytest.fixture(scope="session")
+def wheel(built: Path) -> Path:
+    """The wheel."""
+    (path,) = (built / "dist").glob("*.whl")
+    return path
+
+
+@pytest.fixture(scope="session")
+def sdist(built: Path) -> Path:
+    """The source distribution."""
+    (path,) = (built / "dist").glob("*.tar.gz")
+    return path
+
+
+@pytest.fixture(scope="session")
+def metadata(wheel: Path) -> email.message.Message:
+    """The wheel's core metadata."""
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        return email.parser.Parser().parsestr(archive.read(name).decode())
+
+
+def contents(wheel: Path) -> set[str]:
+    """The paths in the wheel, without its own records."""
+    with zipfile.ZipFile(wheel) as archive:
+        return {name for name in archive.namelist() if ".dist-info/" not in name}
+
+
+def test_wheel_holds_every_file_of_the_four_folders_and_nothing_else(built: Path, wheel: Path) -> None:
+    """No module or data file is dropped, none appears under a bare name, and `tridiff` stays a namespace package."""
+    expected = {f"tridiff/{name}" for name in files_of(built)}
+
+    assert "tridiff/harness/engines/cpu/__init__.py" in expected
+    assert contents(wheel) == expected
+
+
+def test_sdist_can_be_built_and_tested(built: Path, sdist: Path) -> None:
+    """The sdist holds the four folders, the tests, and what building and the Makefile need."""
+    with tarfile.open(sdist) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    tests = {str(path.relative_to(built)) for path in (built / "tests").rglob("*.py")}
+    needed = {
+        "pyproject.toml",
+        "setup.py",
+        "LICENSE",
+        "README.md",
+        "Makefile",
+        "constraints.txt",
+        "tools/bootstrap.py",
+        ".ci/run",
+    }
+
+    assert files_of(built) | tests | needed <= names
+    assert not [name for name in names if name.endswith((".pyc", "__pycache__"))]
+
+
+def test_new_module_and_sub_package_reach_the_wheel(tmp_path: Path) -> None:
+    """A module or folder added anywhere is packaged without being listed, with or without `__init__.py`."""
+    checkout = copy_checkout(tmp_path / "checkout")
+    added = ["kernels/added.py", "harness/added/deeper/module.py", "reference/added/data.json"]
+    for name in added:
+        (checkout / name).parent.mkdir(parents=True, exist_ok=True)
+        (checkout / name).touch()
+
+    run(sys.executable, "-m", "build", "--no-isolation", "--wheel", checkout, cwd=checkout)
+
+    (wheel,) = (checkout / "dist").glob("*.whl")
+    assert {f"tridiff/{name}" for name in added} <= contents(wheel)
+
+
+def test_requirements_leave_torch_and_triton_alone(metadata: email.message.Message) -> None:
+    """Only the extra `cpu` brings torch and triton; a plain install needs neither."""
+    requirements = metadata.get_all("Requires-Dist") or []
+    plain = {line for line in requirements if "extra ==" not in line}
+    heavy = {line for line in requirements if line.startswith(("torch", "triton", "pytorch"))}
+
+    assert plain == {"numpy>=1.26", "hypothesis>=6.100", "rich>=13", "typer>=0.12"}
+    assert heavy == {'torch>=2.9; extra == "cpu"', 'triton>=3.6; extra == "cpu"'}
+
+
+def test_metadata_of_the_wheel(metadata: email.message.Message, wheel: Path) -> None:
+    """Licence, Python version and extras are what the repository says they are."""
+    assert wheel.name == f"tridiff-{metadata['Version']}-py3-none-any.whl"
+    assert metadata["License-Expression"] == "Apache-2.0"
+    assert metadata["Requires-Python"] == ">=3.10"
+    assert set(metadata.get_all("Provides-Extra") or []) == {"cpu", "test", "lint"}
+
+
+def test_console_script_points_into_the_wheel(wheel: Path) -> None:
+    """The `tridiff` command names a module that the wheel holds."""
+    entry_points = configparser.ConfigParser()
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith("/entry_points.txt"))
+        entry_points.read_string(archive.read(name).decode())
+    module, _, function = entry_points["console_scripts"]["tridiff"].partition(":")
+
+    assert f"{module.replace('.', '/')}.py" in contents(wheel)
+    assert function == "main"
+
+
+IMPORT_EVERYTHING = """
+    import importlib, importlib.util, pkgutil, sys
+    import tridiff
+    for folder in ("harness", "kernels", "reference", "strategies"):
+        package = importlib.import_module(f"tridiff.{folder}")
+        names = [module.name for module in pkgutil.walk_packages(package.__path__, f"tridiff.{folder}.")]
+        for name in [f"tridiff.{folder}", *(name for name in names if not name.endswith("__main__"))]:
+            module = importlib.import_module(name)
+            print(name, module.__file__)
+        assert importlib.util.find_spec(folder) is None, f"{folder} is installed under its bare name"
+    assert not hasattr(tridiff, "__file__") or tridiff.__file__ is None, "tridiff must stay a namespace package"
+"""
+
+
+def imported(python: str | Path, cwd: Path, env: dict[str, str] | None = None) -> dict[str, Path]:
+    """Name and file of every module of the four packages, imported in a fresh process."""
+    output = run(python, "-c", textwrap.dedent(IMPORT_EVERYTHING), cwd=cwd, env=env)
+    pairs = (line.split(" ", 1) for line in output.splitlines())
+    return {name: Path(file).resolve() for name, file in pairs}
+
+
+def modules_of(root: Path) -> set[str]:
+    """Dotted names of the modules of the four folders."""
+    paths = (Path("tridiff", name) for name in files_of(root) if name.endswith(".py") and not name.endswith("__main__.py"))
+    return {".".join((path.parent if path.stem == "__init__" else path.with_suffix("")).parts) for path in paths}
+
+
+def test_wheel_installs_and_every_module_imports(built: Path, wheel: Path, tmp_path: Path) -> None:
+    """From the installed wheel, every module of the four packages can be imported, and nothing comes from the checkout."""
+    target = tmp_path / "site"
+    run(sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", target, wheel, cwd=tmp_path)
+
+    found = imported(sys.executable, tmp_path, {"PYTHONPATH": str(target)})
+
+    assert set(found) == modules_of(built)
+    assert all(file.is_relative_to(target.resolve()) for file in found.values())
+
+
+def virtual_environment(path: Path) -> Path:
+    """The Python of a fresh environment at `path` that sees this one's packages, but nothing installed editable into it."""
+    run(sys.executable, "-m", "venv", "--without-pip", path, cwd=path.parent)
+    python = path / "bin" / "python"
+    site = run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=path.parent).strip()
+    # Folders named in a .pth file are searched, but their own .pth files, such as an editable install's, are not read.
+    outer = [folder for folder in sys.path if folder.endswith(("site-packages", "dist-packages"))]
+    Path(site, "outer.pth").write_text("\n".join([*outer, sysconfig.get_path("purelib")]), encoding="utf-8")
+    return python
+
+
+def test_editable_install_follows_the_checkout(tmp_path: Path) -> None:
+    """An editable install imports the checkout's own files from anywhere, and sees a module added later."""
+    checkout = copy_checkout(tmp_path / "checkout")
+    python = virtual_environment(tmp_path / "venv")
+    pip = (python, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--no-build-isolation", "--ignore-installed")
+    run(*pip, "--editable", checkout, cwd=tmp_path)
+    (checkout / "kernels" / "added.py").write_text("", encoding="utf-8")
+
+    found = imported(python, tmp_path)
+
+    assert set(found) == modules_of(checkout)
+    assert "tridiff.kernels.added" in found
+    assert all(file.is_relative_to(checkout.resolve()) for file in found.values())
