@@ -1,0 +1,9 @@
+"""Triton kernels and their launchers; they need torch and Triton and know no harness.
+
+A module per family, named like its Op. Each holds the launcher first, then the functions it is made of, the `@triton.jit`
+ones last, and says as plain data what it exports: `KERNELS`, with the name of its Op, of the launcher, and of a function
+that tells from the launcher's arguments where the kernel rounds.
+
+`decode_attention`: split-KV decode attention over a paged cache, MHA and GQA.
+`faults`: deliberate defects, as patches of these modules' sources.
+"""

@@ -1,0 +1,425 @@
+"""Split-KV decode attention over a paged cache: one query token per row, MHA and GQA.
+
+`decode_attention` is the launcher, `choose_tiles` its tile rules. Two phases: `_attend_split` computes, per row, block of
+query heads and split of the keys, a normalised partial output and its log-sum-exp; `_merge_splits` joins the splits.
+
+A program of phase 1 works on `block_h` query heads of one KV head. With one head it multiplies and sums in float32 (the
+*normal* path, for MHA), with 16 it uses matrix instructions (the *grouped* path, for GQA). All else is common to both.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+
+KERNELS = (
+    {
+        "name": "decode_attention",
+        "op": "decode_attention",
+        "launcher": "decode_attention",
+        "rounding": "rounding",
+        "engines": ("cpu",),
+    },
+)
+
+SHARED_MEMORY = {"hip": 65536, "cuda": 101376}
+"""Bytes of shared memory (LDS) that a program may use: the smallest part of each platform, gfx942 and sm_86."""
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tiles:
+    """Tile sizes of phase 1: query heads, keys, columns of K and of V (all powers of two), and the launch options."""
+
+    block_h: int
+    block_n: int
+    block_dk: int
+    block_dv: int
+    num_warps: int
+    num_stages: int
+
+
+def decode_attention(
+    *,
+    query: torch.Tensor,
+    key_cache: torch.Tensor,
+    value_cache: torch.Tensor,
+    block_table: torch.Tensor,
+    seq_lens: torch.Tensor,
+    output: torch.Tensor,
+    lse: torch.Tensor,
+    sm_scale: float,
+    logit_cap: float,
+    page_size: int,
+    num_kv_splits: int,
+    platform: str,
+) -> None:
+    """Attend from each row's query heads to the row's keys; write `output` and `lse`.
+
+    With s_t = sm_scale <q, k_t>, capped to logit_cap tanh(s_t / logit_cap) when logit_cap > 0: output = softmax(s) V and
+    lse = log sum exp(s_t), natural logarithm. A row of length 0 gets output 0 and lse -inf. Query head h reads KV head
+    h // (Hq // Hkv).
+
+    `query`: [B, Hq, Lk] float32, bfloat16 or float16.
+    `key_cache`, `value_cache`: [NB, page_size, Hkv, Lk] and [NB, page_size, Hkv, Lv], or [NB * page_size, Hkv, ...]; the
+    query's dtype. Every stride but the last is honoured, in 64 bits.
+    `block_table`: [B, W] int32; entry i of a row is the page of its tokens [i * page_size, (i + 1) * page_size). Entries past
+    the row's last token are not read.
+    `seq_lens`: [B] int32 or int64, keys per row, at most W * page_size.
+    `output`: [B, Hq, Lv] of the query's dtype or float32, written. `lse`: [B, Hq] float32, written.
+    `num_kv_splits`: into how many parts the keys of each row are split, at least 1.
+    `platform`: "hip" or "cuda", whose tile rules apply.
+
+    The last dimension of every tensor must be dense. Lengths and page ids are not validated: they live on the device.
+    Raises ValueError for anything else that the above does not allow.
+    """
+    keys = _paged("key_cache", key_cache, page_size)
+    values = _paged("value_cache", value_cache, page_size)
+    tensors = {"query": query, "key_cache": keys, "value_cache": values, "block_table": block_table, "seq_lens": seq_lens}
+    _check_tensors(tensors | {"output": output, "lse": lse})
+    _check_numbers(sm_scale, logit_cap, num_kv_splits)
+    rows, heads, lk = query.shape
+    kv_heads, lv = values.shape[2:]
+    group = heads // kv_heads
+    tiles = choose_tiles(platform=platform, dtype=query.dtype, group=group, lk=lk, lv=lv)
+    if rows == 0:
+        return
+    partial_output = torch.empty((rows, heads, num_kv_splits, lv), dtype=torch.float32, device=query.device)
+    partial_lse = torch.empty((rows, heads, num_kv_splits), dtype=torch.float32, device=query.device)
+    head_blocks = kv_heads * triton.cdiv(group, tiles.block_h)
+    _attend_split[(rows, head_blocks, num_kv_splits)](
+        *(query, keys, values, block_table, seq_lens, partial_output, partial_lse),
+        *query.stride()[:2],
+        *keys.stride()[:3],
+        *values.stride()[:3],
+        block_table.stride(0),
+        *(sm_scale, logit_cap, heads, group, lk, lv, page_size, num_kv_splits),
+        block_h=tiles.block_h,
+        block_n=tiles.block_n,
+        block_dk=tiles.block_dk,
+        block_dv=tiles.block_dv,
+        has_cap=logit_cap > 0,
+        num_warps=tiles.num_warps,
+        num_stages=tiles.num_stages,
+        **_matrix_options(platform, tiles),
+    )
+    _merge_splits[(rows, heads)](
+        *(partial_output, partial_lse, output, lse),
+        *output.stride()[:2],
+        lse.stride(0),
+        *(lv, num_kv_splits),
+        block_dv=tiles.block_dv,
+        num_warps=4,
+        num_stages=2,
+        **({"waves_per_eu": 4} if _on_hip(platform) else {}),
+    )
+
+
+def rounding(
+    *, query: torch.Tensor, value_cache: torch.Tensor, num_kv_splits: int, platform: str, **_: object
+) -> dict[str, str | int]:
+    """Where the kernel rounds, for the launcher's keyword arguments: what the reference and its error bound depend on."""
+    heads, lk = query.shape[1:]
+    kv_heads, lv = value_cache.shape[-2:]
+    tiles = choose_tiles(platform=platform, dtype=query.dtype, group=heads // kv_heads, lk=lk, lv=lv)
+    p_dtype = torch.float32 if tiles.block_h == 1 else query.dtype
+    return {
+        "p_dtype": str(p_dtype).removeprefix("torch."),
+        "block_n": tiles.block_n,
+        "num_kv_splits": num_kv_splits,
+        "dot_precision": "ieee",
+    }
+
+
+def choose_tiles(*, platform: str, dtype: torch.dtype, group: int, lk: int, lv: int) -> Tiles:
+    """Tiles for `group` query heads per KV head, keys of `lk` and values of `lv` columns of `dtype`.
+
+    MHA, and GQA whose tiles do not fit the shared memory even with 16 keys (float32 over 512 columns on "cuda"), take the
+    normal path. `platform` is "hip" or "cuda"; ValueError otherwise.
+    """
+    _require(platform in SHARED_MEMORY, f"{platform=}: must be one of {', '.join(map(repr, SHARED_MEMORY))}")
+    block_dk, block_dv = (max(16, triton.next_power_of_2(size)) for size in (lk, lv))
+    grouped = _grouped_tiles(platform, dtype.itemsize, block_dk, block_dv) if group > 1 else None
+    return grouped or _normal_tiles(platform, block_dk, block_dv)
+
+
+def _grouped_tiles(platform: str, itemsize: int, block_dk: int, block_dv: int) -> Tiles | None:
+    """16 heads (matrix instructions have no fewer rows) and as many keys, at least 16, as fit; None if nothing fits."""
+    stages = 1 if platform == "hip" or block_dk >= 1024 else 2
+    for block_n in (16,) if platform == "hip" else (32, 16):
+        tiles = Tiles(block_h=16, block_n=block_n, block_dk=block_dk, block_dv=block_dv, num_warps=4, num_stages=stages)
+        if _shared_bytes(tiles, platform, itemsize) <= SHARED_MEMORY[platform]:
+            return tiles
+    return None
+
+
+def _normal_tiles(platform: str, block_dk: int, block_dv: int) -> Tiles:
+    """One head and as many keys as stay in registers: 64 x 256 elements do, 64 x 1024 spill 2.5 KB a thread on sm_86."""
+    most = 64 * 256 // max(block_dk, block_dv)
+    block_n = max(1, min(8 if platform == "hip" else 64, most))
+    return Tiles(block_h=1, block_n=block_n, block_dk=block_dk, block_dv=block_dv, num_warps=4, num_stages=2)
+
+
+def _shared_bytes(tiles: Tiles, platform: str, itemsize: int) -> int:
+    """Bytes of shared memory of the grouped path: an upper bound of what Triton 3.7 allocates wherever a choice depends on it.
+
+    HIP stages one operand at a time, so the largest tile counts. CUDA keeps the query tile for the whole loop beside the
+    weights and either K or V, or both where two stages prefetch the next ones; 64 bytes serve the reductions.
+    """
+    key_tile, value_tile = tiles.block_n * tiles.block_dk, tiles.block_n * tiles.block_dv
+    if platform == "hip":
+        return max(key_tile, value_tile) * itemsize
+    staged = key_tile + value_tile if tiles.num_stages > 1 else max(key_tile, value_tile)
+    return (tiles.block_h * (tiles.block_dk + tiles.block_n) + staged) * itemsize + 64
+
+
+def _on_hip(platform: str) -> bool:
+    """Whether HIP's launch options may be given; Triton's other back ends (a test's, say) refuse them as unknown."""
+    return platform == "hip" and triton.runtime.driver.active.get_current_target().backend == "hip"
+
+
+def _matrix_options(platform: str, tiles: Tiles) -> dict[str, int]:
+    """HIP's options for matrix instructions: 16 x 16 ones, two of them per load from LDS where the chip has a choice."""
+    if tiles.block_h == 1 or not _on_hip(platform):
+        return {}
+    deprecated = triton.runtime.driver.active.get_current_target().arch == "gfx950"
+    return {"waves_per_eu": 1, "matrix_instr_nonkdim": 16, "kpack": 1 if deprecated else 2}
+
+
+def _paged(name: str, cache: torch.Tensor, page_size: int) -> torch.Tensor:
+    """`cache` as a view [pages, page_size, KV heads, columns]."""
+    _require(page_size >= 1, f"{page_size=}: must be at least 1")
+    if cache.dim() == 4:
+        _require(cache.shape[1] == page_size, f"{name} has pages of {cache.shape[1]} tokens: must be {page_size=}")
+        return cache
+    _require(cache.dim() == 3, f"{name} has {cache.dim()} dimensions: must be 4, or 3 with all tokens in the first")
+    _require(cache.shape[0] % page_size == 0, f"{name} has {cache.shape[0]} tokens: must be a multiple of {page_size=}")
+    return cache.unflatten(0, (cache.shape[0] // page_size, page_size))
+
+
+def _check_tensors(tensors: dict[str, torch.Tensor]) -> None:
+    _check_shapes(tensors)
+    _check_dtypes(tensors)
+    _check_layout(tensors)
+
+
+def _check_shapes(tensors: dict[str, torch.Tensor]) -> None:
+    query, values = tensors["query"], tensors["value_cache"]
+    _require(query.dim() == 3, f"query has {query.dim()} dimensions: must be 3, [rows, heads, columns]")
+    rows, heads, lk = query.shape
+    pages, page_size, kv_heads, lv = values.shape
+    _require(kv_heads > 0 and heads > 0 and heads % kv_heads == 0, f"{heads} heads over {kv_heads} KV heads: must divide")
+    _require(lk > 0 and lv > 0, f"keys have {lk} columns and values {lv}: must be at least 1")
+    expected = {
+        "key_cache": (pages, page_size, kv_heads, lk),
+        "block_table": (rows, *tensors["block_table"].shape[-1:]),
+        "seq_lens": (rows,),
+        "output": (rows, heads, lv),
+        "lse": (rows, heads),
+    }
+    for name, shape in expected.items():
+        actual = tuple(tensors[name].shape)
+        _require(actual == shape, f"{name} has shape {actual}: must be {shape} beside the other tensors")
+
+
+def _check_dtypes(tensors: dict[str, torch.Tensor]) -> None:
+    dtype = tensors["query"].dtype
+    allowed = {
+        "query": DTYPES,
+        "key_cache": (dtype,),
+        "value_cache": (dtype,),
+        "block_table": (torch.int32,),
+        "seq_lens": (torch.int32, torch.int64),
+        "output": (dtype, torch.float32),
+        "lse": (torch.float32,),
+    }
+    for name, tensor in tensors.items():
+        choices = " or ".join(map(str, allowed[name]))
+        _require(tensor.dtype in allowed[name], f"{name} is {tensor.dtype}: must be {choices}")
+
+
+def _check_layout(tensors: dict[str, torch.Tensor]) -> None:
+    for name, tensor in tensors.items():
+        step = tensor.stride(-1)
+        _require(step == 1 or tensor.shape[-1] <= 1, f"{name} has stride {step} in its last dimension: must be 1, copy it")
+        _require(tensor.device == tensors["query"].device, f"{name} is on {tensor.device}: must be where the query is")
+
+
+def _check_numbers(sm_scale: float, logit_cap: float, num_kv_splits: int) -> None:
+    _require(math.isfinite(sm_scale), f"{sm_scale=}: must be finite")
+    _require(0 <= logit_cap < math.inf, f"{logit_cap=}: must be finite, and 0 for no cap")
+    _require(num_kv_splits >= 1, f"{num_kv_splits=}: must be at least 1")
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+@triton.jit(do_not_specialize=("table_row_stride", "heads", "group", "page_size", "num_kv_splits"))
+def _attend_split(
+    query,
+    keys,
+    values,
+    block_table,
+    seq_lens,
+    partial_output,
+    partial_lse,
+    query_row_stride,
+    query_head_stride,
+    key_page_stride,
+    key_slot_stride,
+    key_head_stride,
+    value_page_stride,
+    value_slot_stride,
+    value_head_stride,
+    table_row_stride,
+    sm_scale,
+    logit_cap,
+    heads,
+    group,
+    lk,
+    lv,
+    page_size,
+    num_kv_splits,
+    block_h: tl.constexpr,
+    block_n: tl.constexpr,
+    block_dk: tl.constexpr,
+    block_dv: tl.constexpr,
+    has_cap: tl.constexpr,
+):
+    """Phase 1, grid (rows, KV heads * head blocks per KV head, splits): online softmax over one split of a row's keys.
+
+    Writes the partial output, divided by its own sum, and its log-sum-exp; of an empty split only the latter, as -inf.
+    """
+    # Whatever is multiplied by a stride is 64-bit first: caches exceed 2^31 elements.
+    row = tl.program_id(0).to(tl.int64)
+    split = tl.program_id(2)
+    blocks_per_kv_head = tl.cdiv(group, block_h)
+    kv_head = (tl.program_id(1) // blocks_per_kv_head).to(tl.int64)
+    members = (tl.program_id(1) % blocks_per_kv_head) * block_h + tl.arange(0, block_h)
+    head_live = members < group
+    head = kv_head * group + members
+
+    seq_len = tl.load(seq_lens + row).to(tl.int32)
+    split_len = tl.cdiv(seq_len, num_kv_splits)
+    first = split * split_len
+    last = tl.minimum(first + split_len, seq_len)
+
+    dims_k = tl.arange(0, block_dk)
+    dims_v = tl.arange(0, block_dv)
+    query_rows = query + row * query_row_stride + head * query_head_stride
+    query_tile = tl.load(query_rows[:, None] + dims_k[None, :], mask=head_live[:, None] & (dims_k < lk)[None, :], other=0.0)
+    table_row = block_table + row * table_row_stride
+    keys += kv_head * key_head_stride
+    values += kv_head * value_head_stride
+
+    peak = tl.full([block_h], float("-inf"), tl.float32)
+    total = tl.zeros([block_h], tl.float32)
+    acc = tl.zeros([block_h, block_dv], tl.float32)
+    for start in range(first, last, block_n):
+        tokens = start + tl.arange(0, block_n)
+        live = tokens < last
+        page = tl.load(table_row + tokens // page_size, mask=live, other=0).to(tl.int64)
+        slot = (tokens % page_size).to(tl.int64)
+        key_rows = keys + page * key_page_stride + slot * key_slot_stride
+        value_rows = values + page * value_page_stride + slot * value_slot_stride
+        key_tile = tl.load(key_rows[:, None] + dims_k[None, :], mask=live[:, None] & (dims_k < lk)[None, :], other=0.0)
+        value_tile = tl.load(value_rows[:, None] + dims_v[None, :], mask=live[:, None] & (dims_v < lv)[None, :], other=0.0)
+
+        scores = _scores(query_tile, key_tile) * sm_scale
+        if has_cap:
+            scores = _soft_cap(scores, logit_cap)
+        scores = tl.where(live[None, :], scores, float("-inf"))
+        # A tile holds at least one live key, so new_peak is finite and neither exponent below is -inf - -inf.
+        new_peak = tl.maximum(peak, tl.max(scores, axis=1))
+        weights = tl.exp(scores - new_peak[:, None])
+        rescale = tl.exp(peak - new_peak)
+        total = total * rescale + tl.sum(weights, axis=1)
+        acc = acc * rescale[:, None] + _weighted_sum(weights, value_tile)
+        peak = new_peak
+
+    # An empty split leaves peak -inf and total 0: its lse is -inf, and 0 / 0 is not stored.
+    index = (row * heads + head) * num_kv_splits + split
+    tl.store(partial_lse + index, peak + tl.log(total), mask=head_live)
+    tl.store(
+        partial_output + index[:, None] * lv + dims_v[None, :],
+        acc / total[:, None],
+        mask=(head_live & (first < last))[:, None] & (dims_v < lv)[None, :],
+    )
+
+
+@triton.jit
+def _scores(query_tile, key_tile):
+    """Inner products in float32: [block_h, block_dk] and [block_n, block_dk] to [block_h, block_n]."""
+    if query_tile.shape[0] == 1:
+        # The product of two bfloat16 is rounded to bfloat16 unless they are converted first.
+        products = query_tile.to(tl.float32) * key_tile.to(tl.float32)
+        scores = tl.sum(products, axis=1)[None, :]
+    else:
+        scores = tl.dot(query_tile, tl.trans(key_tile), input_precision="ieee")
+    return scores
+
+
+@triton.jit
+def _soft_cap(scores, cap):
+    """Scores capped to cap tanh(scores / cap), with tanh(x) = 2 sigmoid(2 x) - 1, which saturates without overflow."""
+    return cap * (2.0 / (1.0 + tl.exp(-2.0 * scores / cap)) - 1.0)
+
+
+@triton.jit
+def _weighted_sum(weights, value_tile):
+    """Rows of V weighted and summed in float32: [block_h, block_n] and [block_n, block_dv] to [block_h, block_dv]."""
+    if weights.shape[0] == 1:
+        weighted = tl.trans(weights) * value_tile.to(tl.float32)
+        total = tl.sum(weighted, axis=0)[None, :]
+    else:
+        total = tl.dot(weights.to(value_tile.dtype), value_tile, input_precision="ieee")
+    return total
+
+
+@triton.jit(do_not_specialize=("lse_row_stride", "num_kv_splits"))
+def _merge_splits(
+    partial_output,
+    partial_lse,
+    output,
+    lse,
+    output_row_stride,
+    output_head_stride,
+    lse_row_stride,
+    lv,
+    num_kv_splits,
+    block_dv: tl.constexpr,
+):
+    """Phase 2, grid (rows, heads): the partial outputs of one head, weighted by exp(lse), added and normalised."""
+    row = tl.program_id(0).to(tl.int64)
+    head = tl.program_id(1).to(tl.int64)
+    dims = tl.arange(0, block_dv)
+    index = (row * tl.num_programs(1) + head) * num_kv_splits
+
+    peak = float("-inf")
+    total = 0.0
+    acc = tl.zeros([block_dv], tl.float32)
+    for split in range(0, num_kv_splits):
+        split_lse = tl.load(partial_lse + index + split)
+        # The output of an empty split was never written, and weight 0 would not undo a NaN in it.
+        mask = (dims < lv) & (split_lse > float("-inf"))
+        split_output = tl.load(partial_output + (index + split) * lv + dims, mask=mask, other=0.0)
+        new_peak = tl.maximum(peak, split_lse)
+        # While all splits were empty new_peak is -inf, and -inf - -inf is NaN.
+        anchor = tl.where(new_peak > float("-inf"), new_peak, 0.0)
+        weight = tl.exp(split_lse - anchor)
+        rescale = tl.exp(peak - anchor)
+        total = total * rescale + weight
+        acc = acc * rescale + weight * split_output
+        peak = new_peak
+
+    # total is 0 for a row without keys, else at least 1: the largest weight.
+    divisor = tl.where(total > 0.0, total, 1.0)
+    tl.store(output + row * output_row_stride + head * output_head_stride + dims, acc / divisor, mask=dims < lv)
+    tl.store(lse + row * lse_row_stride + head, peak + tl.log(divisor))
