@@ -1,0 +1,357 @@
+"""The Op `decode_attention`: softmax attention of one query token per row over a paged cache, with the log-sum-exp.
+
+Multi-head and grouped-query attention: keys and values lie in caches of their own. The case, its strategy, the presets of
+real models, and the inputs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from hypothesis import strategies as st
+
+from tridiff.harness.api import Arena, Inputs, Op, require, require_one_of, require_range
+from tridiff.strategies import layouts, paging, profiles
+from tridiff.strategies.budget import LARGE_PAGES, TYPICAL, Budget
+from tridiff.strategies.dims import head_dims
+from tridiff.strategies.draws import Weights, choose, evenly, fields
+from tridiff.strategies.heads import heads
+from tridiff.strategies.layouts import CacheShape
+from tridiff.strategies.lengths import seq_lens
+from tridiff.strategies.models import GQA_MODELS, model_shapes
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+SEQ_LENS_DTYPES = {"int32": torch.int32, "int64": torch.int64}
+SEEDS = evenly(range(256))
+PLATFORMS = {"hip": 5, "cuda": 1}
+NUM_KV_SPLITS = evenly((1, 2, 3, 4, 5, 8, 16, 64, 264))
+
+DTYPE_WEIGHTS = {"float32": 3, "bfloat16": 5, "float16": 2}
+NARROW_DTYPES = {"bfloat16": 5, "float16": 2}
+OUTPUT_DTYPES = {"same": 3, "float32": 1}
+SEQ_LENS_DTYPE_WEIGHTS = {"int32": 3, "int64": 1}
+
+_MAX_ROWS = 256
+_MAX_LENGTH = 2**20
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodeAttentionCase:
+    """Parameters of one call; the defaults are the simplest case.
+
+    What the call computes: `num_kv_heads` KV heads, each shared by `group_size` query heads; `head_dim` (Lk) and
+    `head_dim_v` (Lv); `seq_lens`, the keys of each row; `num_kv_splits`; `logit_cap`, 0 for none; `scale_factor`, by which
+    sm_scale exceeds 1 / sqrt(Lk); `dtype` of queries and caches, `output_dtype` ("same" or "float32"), `seq_lens_dtype`;
+    `platform`, whose tile rules apply.
+
+    Where it all lies: `page_size` tokens per page; `page_order` and `page_sharing`, see `paging.assign_pages`; `table_tail`
+    unused columns of the block table; `key_layout` and `value_layout`, see `layouts.CacheShape.strides`; `query_layout`,
+    `output_layout`, `lse_layout` and `table_layout`, see `layouts.row_strides`; `gap`, elements of each gap or padding in
+    those; `far`, "pages" or "heads" where the last ones lie beyond 2^31 elements.
+
+    What it holds: `pattern`, `sigma`, `value_sigma`, `peak_at` and `peak_height`, see `profiles`; `seed`.
+
+    `model`: name and rank count of the preset, "" without one.
+    """
+
+    model: str = ""
+    platform: str = "hip"
+    num_kv_heads: int = 1
+    group_size: int = 1
+    head_dim: int = 16
+    head_dim_v: int = 16
+    seq_lens: tuple[int, ...] = (1,)
+    num_kv_splits: int = 1
+    page_size: int = 16
+    page_order: str = "identity"
+    page_sharing: str = "none"
+    table_tail: int = 0
+    key_layout: str = "packed"
+    value_layout: str = "packed"
+    far: str = "none"
+    query_layout: str = "packed"
+    output_layout: str = "packed"
+    lse_layout: str = "packed"
+    table_layout: str = "packed"
+    gap: int = 16
+    dtype: str = "float32"
+    output_dtype: str = "same"
+    seq_lens_dtype: str = "int32"
+    logit_cap: float = 0.0
+    scale_factor: float = 1.0
+    pattern: str = "gaussian"
+    sigma: float = 1.0
+    value_sigma: float = 1.0
+    peak_at: str = "last"
+    peak_height: float = 10.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Raise `CaseError` for the first field that is out of its range."""
+        require(len(self.model) <= 80, f"model={self.model!r}: must have at most 80 characters")
+        for field, (low, high) in _RANGES.items():
+            require_range(field, getattr(self, field), low, high)
+        for field, allowed in _CHOICES.items():
+            require_one_of(field, getattr(self, field), allowed)
+        require(1 <= len(self.seq_lens) <= _MAX_ROWS, f"seq_lens={self.seq_lens!r}: must have 1 to {_MAX_ROWS} rows")
+        for row, length in enumerate(self.seq_lens):
+            require_range(f"seq_lens[{row}]", length, 0, _MAX_LENGTH)
+        fits = layouts.far_fits(self.far, self.key_layout, self.value_layout, self.num_kv_heads)
+        require(fits, f"far={self.far!r}: must be combined with {_FAR_NEEDS.get(self.far)}")
+
+    @property
+    def num_heads(self) -> int:
+        """Query heads, Hq."""
+        return self.num_kv_heads * self.group_size
+
+    @property
+    def sm_scale(self) -> float:
+        """What multiplies the products of queries and keys."""
+        return self.scale_factor / math.sqrt(self.head_dim)
+
+
+_RANGES: Mapping[str, tuple[float, float]] = {
+    "num_kv_heads": (1, 1024),
+    "group_size": (1, 1024),
+    "head_dim": (1, 4096),
+    "head_dim_v": (1, 4096),
+    "num_kv_splits": (1, 4096),
+    "page_size": (1, 65536),
+    "table_tail": (0, 1024),
+    "gap": (1, 65536),
+    "logit_cap": (0.0, 1e6),
+    "scale_factor": (profiles.MIN_SCALE_FACTOR, 10.0),
+    "sigma": (0.0, profiles.MAX_SIGMA),
+    "value_sigma": (0.0, profiles.MAX_SIGMA),
+    "peak_height": (0.0, profiles.MAX_HEIGHT),
+    "seed": (0, 2**63 - 1),
+}
+"""With these, every value is finite in float16 and every logit in float32."""
+
+_CHOICES: Mapping[str, Iterable[object]] = {
+    "platform": PLATFORMS,
+    "page_order": paging.PAGE_ORDERS,
+    "page_sharing": paging.PAGE_SHARINGS,
+    "key_layout": layouts.CACHE_LAYOUTS,
+    "value_layout": layouts.CACHE_LAYOUTS,
+    "far": layouts.FAR,
+    "query_layout": layouts.QUERY_LAYOUTS,
+    "output_layout": layouts.ROW_LAYOUTS,
+    "lse_layout": layouts.LSE_LAYOUTS,
+    "table_layout": layouts.TABLE_LAYOUTS,
+    "dtype": DTYPES,
+    "output_dtype": OUTPUT_DTYPES,
+    "seq_lens_dtype": SEQ_LENS_DTYPES,
+    "pattern": profiles.PATTERNS,
+    "peak_at": profiles.PEAKS,
+}
+
+_FAR_NEEDS = {
+    "pages": "layouts other than 'heads_outermost'",
+    "heads": "a layout 'heads_outermost' and num_kv_heads of at least 3",
+}
+
+
+def cases() -> st.SearchStrategy[DecodeAttentionCase]:
+    """Cases over the whole contract, within `TYPICAL`; shrinks towards `DecodeAttentionCase()`."""
+    return _cases(_shapes(TYPICAL), paging.PAGE_SIZES, TYPICAL)
+
+
+def preset_cases() -> st.SearchStrategy[DecodeAttentionCase]:
+    """Cases with the dimensions of real models and the page sizes that serve them, within `LARGE_PAGES`."""
+    return _cases(model_shapes(GQA_MODELS), paging.MODEL_PAGE_SIZES, LARGE_PAGES)
+
+
+@st.composite
+def _shapes(draw: st.DrawFn, budget: Budget) -> dict[str, Any]:
+    """Head counts and widths; many heads leave room for small widths only."""
+    counts = draw(heads())
+    max_sum = budget.row_width // (counts["num_kv_heads"] * counts["group_size"])
+    return counts | draw(head_dims(max_sum))
+
+
+@st.composite
+def _cases(
+    draw: st.DrawFn, shapes: st.SearchStrategy[dict[str, Any]], page_sizes: Weights[int], budget: Budget
+) -> DecodeAttentionCase:
+    """Draws in the order in which fields should become simple: values, shape, lengths and pages, layouts, dtypes.
+
+    Page size and splits come before the lengths, because those lie around their multiples.
+    """
+    drawn = draw(profiles.profile_fields()) | draw(shapes)
+    drawn |= draw(_extents(drawn, page_sizes, budget))
+    drawn |= draw(paging.paging_fields())
+    key, value = _cache_shapes(drawn, paging.pool_size(drawn["seq_lens"], drawn["page_size"]))
+    drawn |= draw(layouts.cache_fields(key, value, elements=budget.cache_bytes // _NARROW))
+    drawn |= draw(layouts.row_fields())
+    elements = sum(shape.elements(drawn[f"{name}_layout"], drawn["gap"]) for name, shape in (("key", key), ("value", value)))
+    drawn |= draw(_types(narrow=elements * 4 > budget.cache_bytes))
+    return DecodeAttentionCase(**drawn, platform=draw(choose(PLATFORMS)), seed=draw(choose(SEEDS)))
+
+
+_NARROW = 2
+"""Bytes of a 16-bit element: pages are counted in these, and float32 is offered where it fits as well."""
+
+
+@st.composite
+def _extents(draw: st.DrawFn, shape: Mapping[str, Any], page_sizes: Weights[int], budget: Budget) -> dict[str, Any]:
+    """`num_kv_splits`, `page_size` and `seq_lens`, as the heads and widths of `shape` leave room for."""
+    num_heads = shape["num_kv_heads"] * shape["group_size"]
+    widths = shape["head_dim"] + shape["head_dim_v"]
+    most_splits = budget.split_elements // (num_heads * max(shape["head_dim_v"] + 1, 64))
+    splits = draw(choose(NUM_KV_SPLITS, lambda splits: splits <= most_splits))
+    # Half of the memory for packed pages: the gaps of the layouts get the other half.
+    tokens_in_memory = budget.cache_bytes // (2 * _NARROW * shape["num_kv_heads"] * widths)
+    page_size = draw(choose(page_sizes, lambda size: tokens_in_memory // size > paging.SPARE_PAGES))
+    pages = tokens_in_memory // page_size - paging.SPARE_PAGES
+    tokens = budget.multiply_adds // (num_heads * widths)
+    lengths = draw(seq_lens(page_size, splits, tokens=tokens, pages=pages))
+    return {"num_kv_splits": splits, "page_size": page_size, "seq_lens": lengths}
+
+
+def _types(*, narrow: bool) -> st.SearchStrategy[dict[str, Any]]:
+    """`dtype`, `output_dtype` and `seq_lens_dtype`; with `narrow` bfloat16 stands in for float32."""
+    return fields(
+        dtype=choose(NARROW_DTYPES if narrow else DTYPE_WEIGHTS),
+        output_dtype=choose(OUTPUT_DTYPES),
+        seq_lens_dtype=choose(SEQ_LENS_DTYPE_WEIGHTS),
+    )
+
+
+def _cache_shapes(fields: Mapping[str, Any], num_pages: int) -> tuple[CacheShape, CacheShape]:
+    """Shapes of the key and the value cache."""
+    common = {"num_pages": num_pages, "page_size": fields["page_size"], "num_heads": fields["num_kv_heads"]}
+    lk, lv = fields["head_dim"], fields["head_dim_v"]
+    return CacheShape(**common, width=lk, neighbour=lv), CacheShape(**common, width=lv, neighbour=lk)
+
+
+def build(case: DecodeAttentionCase, arena: Arena) -> Inputs:
+    """Arguments of `decode_attention` for `case`; deterministic bit for bit.
+
+    Only slots that some row reads hold values, and only table entries that some row needs; everything else keeps its
+    poison. Raises `StagingError` when the machine has no address space for far pages.
+    """
+    pages = paging.assign_pages(case.seq_lens, case.page_size, order=case.page_order, sharing=case.page_sharing, seed=case.seed)
+    caches = _Caches.of(case, pages)
+    return {
+        "query": _query(case, arena),
+        "key_cache": caches.filled(arena, "key", _keys(case, pages)),
+        "value_cache": caches.filled(arena, "value", _values(case, pages)),
+        "block_table": _block_table(case, arena, pages, caches.placement),
+        "seq_lens": _seq_lens(case, arena),
+        **_outputs(case, arena),
+        "sm_scale": case.sm_scale,
+        "logit_cap": case.logit_cap,
+        "page_size": case.page_size,
+        "num_kv_splits": case.num_kv_splits,
+        "platform": case.platform,
+    }
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Caches:
+    """Both caches of a case: shapes by name ("key", "value"), and the placement of their common pool of pages."""
+
+    case: DecodeAttentionCase
+    pages: paging.Paging
+    shapes: Mapping[str, CacheShape]
+    placement: layouts.Placement
+
+    @classmethod
+    def of(cls, case: DecodeAttentionCase, pages: paging.Paging) -> _Caches:
+        """Place the pool, as far away as the cache with the larger page stride needs."""
+        key, value = _cache_shapes(vars(case), pages.pool_size)
+        page_stride = max(key.strides(case.key_layout, case.gap)[0], value.strides(case.value_layout, case.gap)[0])
+        placement = layouts.place(pages.pool_size, case.far, page_stride)
+        return cls(case=case, pages=pages, shapes={"key": key, "value": value}, placement=placement)
+
+    def filled(self, arena: Arena, name: str, values: torch.Tensor) -> torch.Tensor:
+        """Cache `name` with `values` [slots, heads, width] in the slots in use."""
+        cache = self._allocate(arena, name)
+        page = torch.from_numpy(self.placement.ids(self.pages.pool_ids)[self.pages.slot_page])
+        offset = torch.from_numpy(self.pages.slot_offset)
+        values = values.to(cache.dtype)
+        if cache.dim() == 3:
+            cache[page * self.case.page_size + offset] = values
+        else:
+            cache[page, offset] = values
+        return cache
+
+    def _allocate(self, arena: Arena, name: str) -> torch.Tensor:
+        layout: str = getattr(self.case, f"{name}_layout")
+        shape = self.shapes[name]
+        strides: tuple[int, ...] = shape.strides(layout, self.case.gap)
+        committed = self.placement.committed(strides[0])
+        if self.case.far == "heads" and layout == "heads_outermost":
+            strides, committed = layouts.far_heads(strides, shape.num_heads)
+        sizes: tuple[int, ...] = (self.placement.num_pages, shape.page_size, shape.num_heads, shape.width)
+        if layouts.is_flat(layout):
+            sizes, strides = (sizes[0] * sizes[1], *sizes[2:]), strides[1:]
+        return arena.tensor(f"{name}_cache", sizes, DTYPES[self.case.dtype], strides=strides, committed=committed)
+
+
+def _peaks(case: DecodeAttentionCase, pages: paging.Paging) -> list[int]:
+    """Slots of the peak of every row that has keys."""
+    picks = profiles.picks(case.seed, len(case.seq_lens))
+    rows = [(row, length, pick) for row, (length, pick) in enumerate(zip(case.seq_lens, picks, strict=True)) if length]
+    return [
+        pages.slot(
+            row,
+            profiles.peak_position(case.peak_at, length, page_size=case.page_size, num_kv_splits=case.num_kv_splits, pick=pick),
+        )
+        for row, length, pick in rows
+    ]
+
+
+def _keys(case: DecodeAttentionCase, pages: paging.Paging) -> torch.Tensor:
+    shape = (pages.slot_page.size, case.num_kv_heads, case.head_dim)
+    peak_dot = case.peak_height / case.sm_scale
+    return profiles.key_values(case.pattern, case.sigma, case.seed, shape, _peaks(case, pages), peak_dot)
+
+
+def _values(case: DecodeAttentionCase, pages: paging.Paging) -> torch.Tensor:
+    shape = (pages.slot_page.size, case.num_kv_heads, case.head_dim_v)
+    return profiles.value_values(case.pattern, case.value_sigma, case.seed, shape, _peaks(case, pages))
+
+
+def _query(case: DecodeAttentionCase, arena: Arena) -> torch.Tensor:
+    sizes = (len(case.seq_lens), case.num_heads, case.head_dim)
+    fused = case.num_kv_heads * (case.head_dim + case.head_dim_v)
+    strides = layouts.row_strides(case.query_layout, sizes, gap=case.gap, fused=fused)
+    query = arena.tensor("query", sizes, DTYPES[case.dtype], strides=strides)
+    return query.copy_(profiles.query_values(case.pattern, case.seed, sizes, case.num_kv_heads))
+
+
+def _block_table(case: DecodeAttentionCase, arena: Arena, pages: paging.Paging, placement: layouts.Placement) -> torch.Tensor:
+    """int32 [rows, widest row + tail]; entries that no row needs keep their poison."""
+    used = torch.from_numpy(pages.logical >= 0)
+    sizes = (used.shape[0], max(1, used.shape[1]) + case.table_tail)
+    strides = layouts.row_strides(case.table_layout, sizes, gap=case.gap)
+    table = arena.tensor("block_table", sizes, torch.int32, strides=strides)
+    ids = torch.from_numpy(placement.ids(pages.table)).to(torch.int32)
+    table[:, : used.shape[1]][used] = ids[used]
+    return table
+
+
+def _seq_lens(case: DecodeAttentionCase, arena: Arena) -> torch.Tensor:
+    lengths = arena.tensor("seq_lens", (len(case.seq_lens),), SEQ_LENS_DTYPES[case.seq_lens_dtype])
+    return lengths.copy_(torch.tensor(case.seq_lens, dtype=torch.int64))
+
+
+def _outputs(case: DecodeAttentionCase, arena: Arena) -> dict[str, torch.Tensor]:
+    """`output` [B, Hq, Lv] and `lse` float32 [B, Hq], both written in full."""
+    sizes = (len(case.seq_lens), case.num_heads, case.head_dim_v)
+    dtype = DTYPES[case.dtype if case.output_dtype == "same" else case.output_dtype]
+    strides = layouts.row_strides(case.output_layout, sizes, gap=case.gap)
+    lse_strides = layouts.row_strides(case.lse_layout, sizes[:2], gap=case.gap)
+    return {
+        "output": arena.output("output", sizes, dtype, strides=strides),
+        "lse": arena.output("lse", sizes[:2], torch.float32, strides=lse_strides),
+    }
+
+
+OP = Op(name="decode_attention", case=DecodeAttentionCase, strategy=cases, presets=preset_cases, build=build)

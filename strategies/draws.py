@@ -1,0 +1,45 @@
+"""Weighted choices. `Weights` map each value, simplest first, to how often it is drawn relative to the others.
+
+Weights become repetitions, and their sum should stay below `UNIFORM`: in a longer sequence Hypothesis favours the start.
+No two choices of one case should have equal values and weights: Hypothesis takes them for one and the same, and spends
+most of its examples on copying the outcome of one into the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
+
+from hypothesis import strategies as st
+
+T = TypeVar("T")
+Weights = Mapping[T, int]
+
+UNIFORM = 256
+"""Choices up to which Hypothesis draws all with the same probability."""
+
+
+def choose(weights: Weights[T], fits: Callable[[T], bool] = lambda _: True) -> st.SearchStrategy[T]:
+    """One of the values for which `fits` holds; shrinks towards the first of them. At least one must fit.
+
+    The choice is made among what fits: nothing is drawn and then thrown away.
+    """
+    return st.sampled_from(repeated({value: weight for value, weight in weights.items() if fits(value)}))
+
+
+def repeated(weights: Weights[T]) -> tuple[T, ...]:
+    """Repeat each value as often as its weight says, in order."""
+    return tuple(value for value, weight in weights.items() for _ in range(weight))
+
+
+def fields(**strategies: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
+    """Fields of a case by name, drawn in the given order.
+
+    Not `fixed_dictionaries`: all of those look alike to Hypothesis, which then copies the draws of one into another.
+    """
+    return st.builds(dict, **strategies)
+
+
+def evenly(values: Iterable[T]) -> dict[T, int]:
+    """Weight 1 for each of `values`."""
+    return dict.fromkeys(values, 1)

@@ -1,0 +1,192 @@
+"""Layouts: strides of paged caches and of row-wise tensors, in elements, and caches with far-away pages.
+
+A cache is [pages, page size, heads, width] whatever its memory looks like. Row-wise tensors are [rows, heads, width]
+(queries, outputs) or [rows, columns] (tables, log-sum-exps).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from hypothesis import strategies as st
+
+from tridiff.harness.api import dense_strides
+from tridiff.strategies.draws import choose, fields
+from tridiff.strategies.lengths import cdiv
+
+CACHE_LAYOUTS = {
+    "packed": 8,
+    "page_gap": 3,
+    "token_gap": 3,
+    "every_gap": 2,
+    "interleaved": 2,
+    "cross_layer": 3,
+    "heads_in_page": 3,
+    "heads_outermost": 3,
+    "flat": 3,
+    "flat_token_gap": 1,
+}
+"""Memory order and gaps of a cache, see `cache_strides`."""
+
+ROW_LAYOUTS = {"packed": 4, "padded_rows": 3, "padded_heads": 1, "heads_first": 1}
+QUERY_LAYOUTS = {"packed": 4, "fused_qkv": 3, "padded_heads": 1, "heads_first": 1}
+LSE_LAYOUTS = {"packed": 2, "padded_rows": 1}
+TABLE_LAYOUTS = {"packed": 3, "padded_rows": 1}
+
+GAPS = {16: 6, 8: 2, 1: 2, 48: 1}
+"""Elements of a gap or of padding; multiples of 16 first, because Triton compiles others separately."""
+
+FAR = {"none": 14, "pages": 1, "heads": 14}
+"""What lies beyond `FAR_ELEMENTS`; "pages" and "heads" are never on offer together, see `far_fits`."""
+
+FAR_ELEMENTS = 2**31
+"""The first offset that 32-bit arithmetic cannot hold."""
+
+LAYERS = 2
+"""Layers whose pages alternate in a cross-layer cache."""
+
+Strides = tuple[int, ...]
+Span = tuple[int, int]
+
+
+def is_flat(layout: str) -> bool:
+    """Whether the cache is 3-D, [pages * page size, heads, width]."""
+    return layout.startswith("flat")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheShape:
+    """One cache: pages, tokens per page, heads, width of a head; `neighbour`: the width of the other cache's heads."""
+
+    num_pages: int
+    page_size: int
+    num_heads: int
+    width: int
+    neighbour: int
+
+    def strides(self, layout: str, gap: int) -> tuple[int, int, int, int]:
+        """Strides of page, token, head and element for `layout`.
+
+        "packed", "flat": dense. "page_gap", "token_gap", "flat_token_gap": `gap` elements after every page or token.
+        "every_gap": after every head, token and page. "interleaved": K and V side by side, each head of one followed by a
+        head of the other. "cross_layer": pages of `LAYERS` layers alternate. "heads_in_page": [page, head, token].
+        "heads_outermost": [head, page, token]. Wherever pages have gaps, page stride != page size * token stride.
+        """
+        head_gap = {"every_gap": gap, "interleaved": self.neighbour}.get(layout, 0)
+        token_gap = gap if layout in {"token_gap", "flat_token_gap", "every_gap"} else 0
+        page_gap = gap if layout in {"page_gap", "every_gap"} else 0
+        if layout == "heads_in_page":
+            run = self.page_size * self.width
+            return self.num_heads * run, self.width, run, 1
+        if layout == "heads_outermost":
+            run = self.page_size * self.width
+            return run, self.width, self.num_pages * run, 1
+        token = self.num_heads * (self.width + head_gap) + token_gap
+        page = self.page_size * token + page_gap
+        return page * (LAYERS if layout == "cross_layer" else 1), token, self.width + head_gap, 1
+
+    def elements(self, layout: str, gap: int) -> int:
+        """Elements from the first to the last one of the cache."""
+        sizes = (self.num_pages, self.page_size, self.num_heads, self.width)
+        return span(sizes, self.strides(layout, gap))
+
+
+def span(sizes: Sequence[int], strides: Sequence[int]) -> int:
+    """Elements from the first to the last one of a view that is not empty."""
+    return 1 + sum((size - 1) * stride for size, stride in zip(sizes, strides, strict=True))
+
+
+def row_strides(layout: str, sizes: Sequence[int], *, gap: int, fused: int = 0) -> Strides:
+    """Strides of a row-wise tensor of `sizes`, its last axis dense.
+
+    "packed": dense. "padded_rows": `gap` elements after every row. "padded_heads": after every head as well. "heads_first":
+    memory order [heads, rows, width]. "fused_qkv": the rows of a projection with `fused` further elements each.
+    """
+    dense = dense_strides(sizes)
+    if layout == "padded_heads":
+        return sizes[1] * (sizes[2] + gap) + gap, sizes[2] + gap, 1
+    if layout == "heads_first":
+        return sizes[2], sizes[0] * sizes[2], 1
+    padding = {"padded_rows": gap, "fused_qkv": fused}.get(layout, 0)
+    return dense[0] + padding, *dense[1:]
+
+
+def row_fields() -> st.SearchStrategy[dict[str, Any]]:
+    """`query_layout`, `output_layout`, `lse_layout` and `table_layout`, independent of each other."""
+    return fields(
+        query_layout=choose(QUERY_LAYOUTS),
+        output_layout=choose(ROW_LAYOUTS),
+        lse_layout=choose(LSE_LAYOUTS),
+        table_layout=choose(TABLE_LAYOUTS),
+    )
+
+
+@st.composite
+def cache_fields(draw: st.DrawFn, key: CacheShape, value: CacheShape, *, elements: int) -> dict[str, Any]:
+    """`gap`, `key_layout`, `value_layout` and `far`, with at most `elements` elements in both caches together.
+
+    Both packed must fit. V often has K's layout, as it does in production, but need not.
+    """
+    gap = draw(choose(GAPS))
+    rest = value.elements("packed", gap)
+    key_layout = draw(choose(CACHE_LAYOUTS, lambda layout: key.elements(layout, gap) + rest <= elements))
+    left = elements - key.elements(key_layout, gap)
+    alike = CACHE_LAYOUTS | {key_layout: 20}
+    value_layout = draw(choose(alike, lambda layout: value.elements(layout, gap) <= left))
+    far = choose(FAR, lambda far: far_fits(far, key_layout, value_layout, key.num_heads))
+    return {"gap": gap, "key_layout": key_layout, "value_layout": value_layout, "far": draw(far)}
+
+
+def far_fits(far: str, key_layout: str, value_layout: str, num_heads: int) -> bool:
+    """Whether the caches can be stretched so.
+
+    "pages" needs pages to be the outermost axis of both. "heads" needs heads to be that of one, and at least three of them:
+    with two, the stride itself would exceed 32 bits, which no kernel gets wrong.
+    """
+    outermost = "heads_outermost" in {key_layout, value_layout}
+    return {"none": True, "pages": not outermost, "heads": outermost and num_heads >= 3}[far]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placement:
+    """Where the pages of a pool lie: the first `near` at their own ids, the others `shift` ids further on."""
+
+    pool_size: int
+    near: int
+    shift: int
+
+    @property
+    def num_pages(self) -> int:
+        """Pages of the cache, those in the hole included."""
+        return self.pool_size + self.shift
+
+    def ids(self, pool_ids: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Physical page ids of `pool_ids`."""
+        return pool_ids + self.shift * (pool_ids >= self.near)
+
+    def committed(self, page_stride: int) -> list[Span] | None:
+        """Spans of elements with content for a cache of that page stride; None: all."""
+        if not self.shift:
+            return None
+        first_far = self.near + self.shift
+        return [(0, self.near * page_stride), (first_far * page_stride, self.num_pages * page_stride)]
+
+
+def place(pool_size: int, far: str, page_stride: int) -> Placement:
+    """Placement of a pool; with `far` "pages" its second half begins 2^31 elements into a cache of `page_stride`."""
+    if far != "pages":
+        return Placement(pool_size=pool_size, near=pool_size, shift=0)
+    near = pool_size // 2
+    return Placement(pool_size=pool_size, near=near, shift=cdiv(FAR_ELEMENTS, page_stride) - near)
+
+
+def far_heads(strides: Strides, num_heads: int) -> tuple[Strides, list[Span]]:
+    """`strides` of a "heads_outermost" cache with the last head 2^31 elements away, and the spans that have content."""
+    page, token, head, element = strides
+    stretched = 64 * cdiv(FAR_ELEMENTS, 64 * (num_heads - 1))
+    spans = [(index * stretched, index * stretched + head) for index in range(num_heads)]
+    return (page, token, stretched, element), spans

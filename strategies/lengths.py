@@ -1,0 +1,86 @@
+"""Sequence lengths: mostly just below, at and just above the multiples at which kernels change their course."""
+
+from __future__ import annotations
+
+import bisect
+import functools
+from collections.abc import Iterable, Sequence
+
+from hypothesis import strategies as st
+
+from tridiff.harness.api import integers
+from tridiff.strategies.draws import choose, evenly, repeated
+
+TILE_SIZES = (8, 16, 32, 64)
+"""Keys per tile of the kernels we know; a kernel's own figure is no part of a contract, so all of them are tried."""
+
+NUM_ROWS = {1: 4, 2: 3, 3: 2, 4: 1, 5: 2}
+MAX_RANDOM = 700
+"""Longest length that is drawn although it lies at no boundary."""
+
+_ALL_UP_TO = 66
+_SAMPLES = 40
+_BOUNDARY_WEIGHT = 3
+_PAGE_WEIGHT = 8
+_ZERO_WEIGHT = 12
+
+
+def cdiv(dividend: int, divisor: int) -> int:
+    """Quotient rounded up."""
+    return -(-dividend // divisor)
+
+
+def boundaries(page_size: int, num_kv_splits: int) -> frozenset[int]:
+    """Lengths 1 and 2, and b - 1, b, b + 1 for multiples b of pages, splits and tiles."""
+    tiles = {count * tile for tile in TILE_SIZES for count in (1, 2, 3)}
+    around = {page_size, 2 * page_size, num_kv_splits, 2 * num_kv_splits, 16 * num_kv_splits, *tiles}
+    return frozenset(length + delta for length in around for delta in (-1, 0, 1) if length + delta > 0) | {1, 2}
+
+
+def simplicity(length: int) -> int:
+    """Position of a length among 1, 0, 2, 3, 4, ...: one key is simpler than none."""
+    return {1: 0, 0: 1}.get(length, length)
+
+
+@functools.lru_cache(maxsize=256)
+def length_pool(page_size: int, num_kv_splits: int) -> tuple[int, ...]:
+    """All lengths on offer, simplest first and repeated by weight.
+
+    Short lengths all, a sample of those up to 700 that differs from one page size or split count to the next, boundaries
+    more often, and 0 in about every 20th row. One list, so that a length shrinks through all the lengths below it.
+    """
+    weights = evenly(range(_ALL_UP_TO + 1))
+    sample = integers(0, f"lengths/{page_size}/{num_kv_splits}", _SAMPLES, MAX_RANDOM - _ALL_UP_TO)
+    weights |= evenly(int(length) + _ALL_UP_TO + 1 for length in sample)
+    weights |= dict.fromkeys(boundaries(page_size, num_kv_splits), _BOUNDARY_WEIGHT)
+    weights |= dict.fromkeys((page_size - 1, page_size, page_size + 1), _PAGE_WEIGHT)
+    weights[0] = _ZERO_WEIGHT
+    return repeated({length: weights[length] for length in sorted(weights, key=simplicity)})
+
+
+@st.composite
+def seq_lens(draw: st.DrawFn, page_size: int, num_kv_splits: int, *, tokens: int, pages: int) -> tuple[int, ...]:
+    """Lengths of one to five rows, which together have at most `tokens` (>= 1) keys on at most `pages` (>= 1) pages.
+
+    Rows that no longer fit are left out. Simplest: one row of length 1.
+    """
+    lengths = length_pool(page_size, num_kv_splits)
+    on_offer = lengths[: bisect.bisect_right(lengths, max(1, min(tokens, pages * page_size)), key=simplicity)]
+    drawn = [draw(_row(on_offer, row)) for row in range(draw(choose(NUM_ROWS)))]
+    return tuple(_fitting(drawn, page_size, tokens, pages))
+
+
+def _row(lengths: tuple[int, ...], row: int) -> st.SearchStrategy[int]:
+    """Choose a length for one row.
+
+    The longest is repeated once more from row to row, so that no two rows draw from equal choices: see `draws`.
+    """
+    return st.sampled_from(lengths + lengths[-1:] * row)
+
+
+def _fitting(lengths: Sequence[int], page_size: int, tokens: int, pages: int) -> Iterable[int]:
+    for length in lengths:
+        needed = cdiv(length, page_size)
+        if length <= tokens and needed <= pages:
+            tokens, pages = tokens - length, pages - needed
+            yield length

@@ -1,0 +1,77 @@
+"""Attention shapes of real models, and how tensor parallelism splits them.
+
+Figures are those of the models' published configurations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from hypothesis import strategies as st
+
+from tridiff.strategies.draws import choose, evenly
+
+TP_SIZES = (1, 2, 4, 8)
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """Query heads, KV heads and the widths of key and value of one attention layer, before any split."""
+
+    name: str
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    head_dim_v: int
+
+    def sharded(self, tp: int) -> dict[str, Any]:
+        """Case fields of one of `tp` ranks: heads are divided, KV heads too until one is left, which is then repeated."""
+        num_kv_heads = max(1, self.num_kv_heads // tp)
+        return {
+            "model": f"{self.name} TP{tp}",
+            "num_kv_heads": num_kv_heads,
+            "group_size": self.num_heads // tp // num_kv_heads,
+            "head_dim": self.head_dim,
+            "head_dim_v": self.head_dim_v,
+        }
+
+    def splits_over(self, tp: int) -> bool:
+        """Whether `tp` ranks can share the heads evenly."""
+        kv_evenly = self.num_kv_heads % tp == 0 or tp % self.num_kv_heads == 0
+        return self.num_heads % tp == 0 and kv_evenly
+
+
+GQA_MODELS = (
+    ModelShape("Llama-3-8B", 32, 8, 128, 128),
+    ModelShape("Llama-3.2-1B", 32, 8, 64, 64),
+    ModelShape("Llama-3-70B", 64, 8, 128, 128),
+    ModelShape("Llama-3.1-405B", 128, 8, 128, 128),
+    ModelShape("Qwen2.5-1.5B", 12, 2, 128, 128),
+    ModelShape("Qwen2.5-7B", 28, 4, 128, 128),
+    ModelShape("Qwen2.5-32B", 40, 8, 128, 128),
+    ModelShape("Qwen3-Next-80B-A3B", 16, 2, 256, 256),
+    ModelShape("gpt-oss-120b", 64, 8, 64, 64),
+    ModelShape("Mixtral-8x22B", 48, 8, 128, 128),
+    ModelShape("MiMo-V2-Flash", 64, 4, 192, 128),
+    ModelShape("Falcon-7B", 71, 1, 64, 64),
+    ModelShape("StarCoder", 48, 1, 128, 128),
+    ModelShape("Gemma-7B", 16, 16, 256, 256),
+    ModelShape("Gemma-2-9B", 16, 8, 256, 256),
+    ModelShape("Phi-2", 32, 32, 80, 80),
+    ModelShape("Phi-3-mini", 32, 32, 96, 96),
+)
+"""Models with separate keys and values; KV heads from one (multi-query) to one per query head."""
+
+
+def model_shapes(models: Iterable[ModelShape]) -> st.SearchStrategy[dict[str, Any]]:
+    """`model`, `num_kv_heads`, `group_size`, `head_dim` and `head_dim_v` of one rank of one of `models`, TP 1 to 8.
+
+    Shrinks towards the first model and one rank.
+    """
+    return choose(evenly(models)).flatmap(_ranks)
+
+
+def _ranks(model: ModelShape) -> st.SearchStrategy[dict[str, Any]]:
+    return choose(evenly(TP_SIZES), model.splits_over).map(model.sharded)
