@@ -20,9 +20,10 @@ from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("harness", "kernels", "reference", "strategies")
-LEFT_BEHIND = shutil.ignore_patterns(
-    ".git", ".venv", ".*_cache", ".hypothesis", ".mypy_path", "__pycache__", "build", "dist", "*.egg-info", "out"
+GENERATED = shutil.ignore_patterns(
+    ".git", ".venv", ".*_cache", ".hypothesis", ".mypy_path", "build", "dist", "*.egg-info", "*out"
 )
+BYTECODE = shutil.ignore_patterns("__pycache__")
 
 
 def run(*command: str | Path, cwd: Path, env: dict[str, str] | None = None) -> str:
@@ -34,8 +35,14 @@ def run(*command: str | Path, cwd: Path, env: dict[str, str] | None = None) -> s
 
 def copy_checkout(destination: Path) -> Path:
     """A copy of the checkout without what is generated, so that nothing stale or half-built takes part."""
-    shutil.copytree(ROOT, destination, ignore=LEFT_BEHIND)
+    shutil.copytree(ROOT, destination, ignore=left_behind)
     return destination
+
+
+def left_behind(folder: str, names: list[str]) -> set[str]:
+    """Those of the `names` in `folder` that are generated."""
+    generated = GENERATED(folder, names) if Path(folder) == ROOT else set()
+    return {*generated, *BYTECODE(folder, names)}
 
 
 def files_of(root: Path) -> set[str]:
