@@ -139,8 +139,8 @@ def rounding(
 def choose_tiles(*, platform: str, dtype: torch.dtype, group: int, lk: int, lv: int) -> Tiles:
     """Tiles for `group` query heads per KV head, keys of `lk` and values of `lv` columns of `dtype`.
 
-    MHA, and GQA whose tiles do not fit the shared memory even with 16 keys (float32 over 512 columns on "cuda"), take the
-    normal path. `platform` is "hip" or "cuda"; ValueError otherwise.
+    MHA takes the normal path, and so does GQA whose tiles do not fit the shared memory even with 16 keys (float32 keys of
+    over 512 columns on "cuda", say). `platform` is "hip" or "cuda"; ValueError otherwise.
     """
     _require(platform in SHARED_MEMORY, f"{platform=}: must be one of {', '.join(map(repr, SHARED_MEMORY))}")
     block_dk, block_dv = (max(16, triton.next_power_of_2(size)) for size in (lk, lv))
@@ -199,7 +199,8 @@ def _paged(name: str, cache: torch.Tensor, page_size: int) -> torch.Tensor:
         return cache
     _require(cache.dim() == 3, f"{name} has {cache.dim()} dimensions: must be 4, or 3 with all tokens in the first")
     _require(cache.shape[0] % page_size == 0, f"{name} has {cache.shape[0]} tokens: must be a multiple of {page_size=}")
-    return cache.unflatten(0, (cache.shape[0] // page_size, page_size))
+    pages: torch.Tensor = cache.unflatten(0, (cache.shape[0] // page_size, page_size))
+    return pages
 
 
 def _check_tensors(tensors: dict[str, torch.Tensor]) -> None:
@@ -213,7 +214,9 @@ def _check_shapes(tensors: dict[str, torch.Tensor]) -> None:
     _require(query.dim() == 3, f"query has {query.dim()} dimensions: must be 3, [rows, heads, columns]")
     rows, heads, lk = query.shape
     pages, page_size, kv_heads, lv = values.shape
-    _require(kv_heads > 0 and heads > 0 and heads % kv_heads == 0, f"{heads} heads over {kv_heads} KV heads: must divide")
+    _require(
+        kv_heads > 0 and heads > 0 and heads % kv_heads == 0, f"{heads} query heads: must be a multiple of {kv_heads} KV heads"
+    )
     _require(lk > 0 and lv > 0, f"keys have {lk} columns and values {lv}: must be at least 1")
     expected = {
         "key_cache": (pages, page_size, kv_heads, lk),
@@ -239,14 +242,14 @@ def _check_dtypes(tensors: dict[str, torch.Tensor]) -> None:
         "lse": (torch.float32,),
     }
     for name, tensor in tensors.items():
-        choices = " or ".join(map(str, allowed[name]))
+        choices = " or ".join(map(str, dict.fromkeys(allowed[name])))
         _require(tensor.dtype in allowed[name], f"{name} is {tensor.dtype}: must be {choices}")
 
 
 def _check_layout(tensors: dict[str, torch.Tensor]) -> None:
     for name, tensor in tensors.items():
         step = tensor.stride(-1)
-        _require(step == 1 or tensor.shape[-1] <= 1, f"{name} has stride {step} in its last dimension: must be 1, copy it")
+        _require(step == 1 or tensor.shape[-1] <= 1, f"{name} has stride {step} in its last dimension: must be 1, dense")
         _require(tensor.device == tensors["query"].device, f"{name} is on {tensor.device}: must be where the query is")
 
 
@@ -405,7 +408,7 @@ def _merge_splits(
     peak = float("-inf")
     total = 0.0
     acc = tl.zeros([block_dv], tl.float32)
-    for split in range(0, num_kv_splits):
+    for split in range(num_kv_splits):
         split_lse = tl.load(partial_lse + index + split)
         # The output of an empty split was never written, and weight 0 would not undo a NaN in it.
         mask = (dims < lv) & (split_lse > float("-inf"))

@@ -34,8 +34,10 @@ FAULTS = (
             ("kv_heads * triton.cdiv(group, tiles.block_h)", "triton.cdiv(heads, min(group, tiles.block_h))"),
             (
                 "head_live = members < group\n    head = kv_head * group + members",
-                "head = tl.program_id(1).to(tl.int64) * tl.minimum(group, block_h) + tl.arange(0, block_h)\n"
-                "    head_live = (tl.arange(0, block_h) < group) & (head < heads)",
+                (
+                    "head = tl.program_id(1).to(tl.int64) * tl.minimum(group, block_h) + tl.arange(0, block_h)\n"
+                    "    head_live = (tl.arange(0, block_h) < group) & (head < heads)"
+                ),
             ),
         ),
         "checks": ("mismatch",),
@@ -55,8 +57,10 @@ FAULTS = (
             ("for start in range(first, last, block_n):", "start = first\n    while start < last:"),
             (
                 "acc = acc * rescale[:, None] + _weighted_sum(weights, value_tile)",
-                "acc = acc * rescale[:, None] + _weighted_sum(weights, value_tile)\n"
-                "        start += block_n * tl.minimum(split_len // block_n, 1)",
+                (
+                    "acc = acc * rescale[:, None] + _weighted_sum(weights, value_tile)\n"
+                    "        start += block_n * tl.minimum(split_len // block_n, 1)"
+                ),
             ),
         ),
         "checks": ("hang",),
@@ -145,7 +149,7 @@ FAULTS = (
         "name": "last_split_dropped",
         "kernel": "decode_attention",
         "description": "The merge leaves out the last of several splits.",
-        "patches": (("for split in range(0, num_kv_splits):", "for split in range(0, tl.maximum(num_kv_splits - 1, 1)):"),),
+        "patches": (("for split in range(num_kv_splits):", "for split in range(tl.maximum(num_kv_splits - 1, 1)):"),),
         "checks": ("mismatch",),
     },
     {
@@ -161,10 +165,14 @@ FAULTS = (
         "description": "Scores are capped after masking, which turns the -inf of dead lanes into a finite score.",
         "patches": (
             (
-                "if has_cap:\n            scores = _soft_cap(scores, logit_cap)\n"
-                '        scores = tl.where(live[None, :], scores, float("-inf"))',
-                'scores = tl.where(live[None, :], scores, float("-inf"))\n'
-                "        if has_cap:\n            scores = _soft_cap(scores, logit_cap)",
+                (
+                    "if has_cap:\n            scores = _soft_cap(scores, logit_cap)\n"
+                    '        scores = tl.where(live[None, :], scores, float("-inf"))'
+                ),
+                (
+                    'scores = tl.where(live[None, :], scores, float("-inf"))\n'
+                    "        if has_cap:\n            scores = _soft_cap(scores, logit_cap)"
+                ),
             ),
         ),
         "checks": ("mismatch",),
@@ -203,8 +211,10 @@ FAULTS = (
             ),
             (
                 "new_peak = tl.maximum(peak, tl.max(scores, axis=1))",
-                "new_peak = tl.maximum(peak, tl.max(scores, axis=1))\n"
-                '        scores = tl.where(live[None, :], scores, float("-inf"))',
+                (
+                    "new_peak = tl.maximum(peak, tl.max(scores, axis=1))\n"
+                    '        scores = tl.where(live[None, :], scores, float("-inf"))'
+                ),
             ),
         ),
         "checks": ("poison",),
