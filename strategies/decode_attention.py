@@ -6,6 +6,7 @@ real models, and the inputs.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -171,7 +172,7 @@ def _shapes(draw: st.DrawFn, budget: Budget) -> dict[str, Any]:
     """Head counts and widths; many heads leave room for small widths only."""
     counts = draw(heads())
     max_sum = budget.row_width // (counts["num_kv_heads"] * counts["group_size"])
-    return counts | draw(head_dims(max_sum))
+    return counts | draw(head_dims(max_sum=max_sum))
 
 
 @st.composite
@@ -213,6 +214,7 @@ def _extents(draw: st.DrawFn, shape: Mapping[str, Any], page_sizes: Weights[int]
     return {"num_kv_splits": splits, "page_size": page_size, "seq_lens": lengths}
 
 
+@functools.cache
 def _types(*, narrow: bool) -> st.SearchStrategy[dict[str, Any]]:
     """`dtype`, `output_dtype` and `seq_lens_dtype`; with `narrow` bfloat16 stands in for float32."""
     return fields(
@@ -295,7 +297,9 @@ class _Caches:
 
 
 def _peaks(case: DecodeAttentionCase, pages: paging.Paging) -> list[int]:
-    """Slots of the peak of every row that has keys."""
+    """Slots of the peak of every row that has keys; none where the pattern has no peak."""
+    if not profiles.has_peak(case.pattern):
+        return []
     picks = profiles.picks(case.seed, len(case.seq_lens))
     rows = [(row, length, pick) for row, (length, pick) in enumerate(zip(case.seq_lens, picks, strict=True)) if length]
     return [

@@ -7,6 +7,7 @@ most of its examples on copying the outcome of one into the other.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
@@ -19,12 +20,25 @@ UNIFORM = 256
 """Choices up to which Hypothesis draws all with the same probability."""
 
 
-def choose(weights: Weights[T], fits: Callable[[T], bool] = lambda _: True) -> st.SearchStrategy[T]:
+def choose(weights: Weights[T], fits: Callable[[T], bool] | None = None) -> st.SearchStrategy[T]:
     """One of the values for which `fits` holds; shrinks towards the first of them. At least one must fit.
 
     The choice is made among what fits: nothing is drawn and then thrown away.
     """
-    return st.sampled_from(repeated({value: weight for value, weight in weights.items() if fits(value)}))
+    offered = ((value, weight) for value, weight in weights.items() if fits is None or fits(value))
+    return _chosen(tuple(offered), type(next(iter(weights))).__name__)
+
+
+@functools.lru_cache(maxsize=4096)
+def _chosen(entries: tuple[tuple[T, int], ...], _: str) -> st.SearchStrategy[T]:
+    """One strategy for equal entries, because making one costs more than drawing from it.
+
+    The type is a key of the cache because 1 equals 1.0.
+    """
+    values = repeated(dict(entries))
+    # A single value would be no choice, and Hypothesis takes fewer choices for simpler: it would shrink towards cases that
+    # leave no choice, the largest ones.
+    return st.sampled_from(values if len(values) > 1 else values * 2)
 
 
 def repeated(weights: Weights[T]) -> tuple[T, ...]:

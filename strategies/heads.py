@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 from hypothesis import strategies as st
@@ -18,6 +19,7 @@ GROUP_SIZES = {
 }
 
 
+@functools.cache
 def heads() -> st.SearchStrategy[dict[str, Any]]:
     """`num_kv_heads` and `group_size` (query heads per KV head), independent of each other; simplest: one head, group 1."""
     return fields(num_kv_heads=choose(NUM_KV_HEADS), group_size=choose(GROUP_SIZES))

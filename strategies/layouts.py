@@ -6,6 +6,7 @@ A cache is [pages, page size, heads, width] whatever its memory looks like. Row-
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -115,6 +116,7 @@ def row_strides(layout: str, sizes: Sequence[int], *, gap: int, fused: int = 0) 
     return dense[0] + padding, *dense[1:]
 
 
+@functools.cache
 def row_fields() -> st.SearchStrategy[dict[str, Any]]:
     """`query_layout`, `output_layout`, `lse_layout` and `table_layout`, independent of each other."""
     return fields(

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import bisect
 import functools
 from collections.abc import Iterable, Sequence
 
 from hypothesis import strategies as st
 
 from tridiff.harness.api import integers
-from tridiff.strategies.draws import choose, evenly, repeated
+from tridiff.strategies.draws import choose, evenly
 
 TILE_SIZES = (8, 16, 32, 64)
 """Keys per tile of the kernels we know; a kernel's own figure is no part of a contract, so all of them are tried."""
@@ -43,8 +42,8 @@ def simplicity(length: int) -> int:
 
 
 @functools.lru_cache(maxsize=256)
-def length_pool(page_size: int, num_kv_splits: int) -> tuple[int, ...]:
-    """All lengths on offer, simplest first and repeated by weight.
+def length_weights(page_size: int, num_kv_splits: int) -> dict[int, int]:
+    """All lengths on offer, simplest first, with their weights.
 
     Short lengths all, a sample of those up to 700 that differs from one page size or split count to the next, boundaries
     more often, and 0 in about every 20th row. One list, so that a length shrinks through all the lengths below it.
@@ -55,7 +54,7 @@ def length_pool(page_size: int, num_kv_splits: int) -> tuple[int, ...]:
     weights |= dict.fromkeys(boundaries(page_size, num_kv_splits), _BOUNDARY_WEIGHT)
     weights |= dict.fromkeys((page_size - 1, page_size, page_size + 1), _PAGE_WEIGHT)
     weights[0] = _ZERO_WEIGHT
-    return repeated({length: weights[length] for length in sorted(weights, key=simplicity)})
+    return {length: weights[length] for length in sorted(weights, key=simplicity)}
 
 
 @st.composite
@@ -64,18 +63,19 @@ def seq_lens(draw: st.DrawFn, page_size: int, num_kv_splits: int, *, tokens: int
 
     Rows that no longer fit are left out. Simplest: one row of length 1.
     """
-    lengths = length_pool(page_size, num_kv_splits)
-    on_offer = lengths[: bisect.bisect_right(lengths, max(1, min(tokens, pages * page_size)), key=simplicity)]
-    drawn = [draw(_row(on_offer, row)) for row in range(draw(choose(NUM_ROWS)))]
+    longest = min(tokens, pages * page_size)
+    drawn = [draw(_row(page_size, num_kv_splits, longest, row)) for row in range(draw(choose(NUM_ROWS)))]
     return tuple(_fitting(drawn, page_size, tokens, pages))
 
 
-def _row(lengths: tuple[int, ...], row: int) -> st.SearchStrategy[int]:
-    """Choose a length for one row.
+@functools.lru_cache(maxsize=1024)
+def _row(page_size: int, num_kv_splits: int, longest: int, row: int) -> st.SearchStrategy[int]:
+    """Choose a length of at most `longest` (>= 1) for one row.
 
-    The longest is repeated once more from row to row, so that no two rows draw from equal choices: see `draws`.
+    Length 1 weighs more from row to row, so that no two rows draw from equal choices: see `draws`.
     """
-    return st.sampled_from(lengths + lengths[-1:] * row)
+    weights = length_weights(page_size, num_kv_splits)
+    return choose(weights | {1: weights[1] + row}, lambda length: length <= longest)
 
 
 def _fitting(lengths: Sequence[int], page_size: int, tokens: int, pages: int) -> Iterable[int]:

@@ -52,6 +52,7 @@ GQA_MODELS = (
     ModelShape("Qwen2.5-7B", 28, 4, 128, 128),
     ModelShape("Qwen2.5-32B", 40, 8, 128, 128),
     ModelShape("Qwen3-Next-80B-A3B", 16, 2, 256, 256),
+    ModelShape("Qwen3-class 27B", 24, 4, 256, 256),
     ModelShape("gpt-oss-120b", 64, 8, 64, 64),
     ModelShape("Mixtral-8x22B", 48, 8, 128, 128),
     ModelShape("MiMo-V2-Flash", 64, 4, 192, 128),

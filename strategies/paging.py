@@ -6,6 +6,7 @@ Two numberings: *logical* pages are those some row uses, 0, 1, 2, ... in row ord
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +37,7 @@ SPARE_PAGES = 1
 Indices = npt.NDArray[np.int64]
 
 
+@functools.cache
 def paging_fields() -> st.SearchStrategy[dict[str, Any]]:
     """`page_order`, `page_sharing` and `table_tail` (unused columns of the block table)."""
     return fields(
