@@ -123,8 +123,6 @@ class Contract:
         _require_positive("block_n", rounding["block_n"])
         _require_positive("num_kv_splits", rounding["num_kv_splits"])
         p_limits = None if p_dtype == "float32" else torch.finfo(_P_DTYPES[p_dtype])
-        # bf16 and fp16 operands fit into tf32 unrounded; only float32 ones lose bits.
-        loss = {dtype: UNIT_TF32 if precision == "tf32" and dtype == torch.float32 else 0.0 for dtype in _P_DTYPES.values()}
         return cls(
             scale=float(inputs["sm_scale"]),
             cap=float(inputs["logit_cap"]),
@@ -132,8 +130,8 @@ class Contract:
             lse=torch.finfo(inputs["lse"].dtype),
             p_unit=_unit(p_limits) if p_limits else 0.0,
             p_subnormal=_subnormal(p_limits) if p_limits else 0.0,
-            qk_unit=loss[inputs["query"].dtype] + loss[inputs["key_cache"].dtype],
-            pv_unit=loss[_P_DTYPES[p_dtype]] + loss[inputs["value_cache"].dtype],
+            qk_unit=_tf32_loss(precision, inputs["query"].dtype, inputs["key_cache"].dtype),
+            pv_unit=_tf32_loss(precision, _P_DTYPES[p_dtype], inputs["value_cache"].dtype),
             underflow=UNDERFLOW_TF32 if precision == "tf32" else UNDERFLOW,
             block_n=int(rounding["block_n"]),
             splits=int(rounding["num_kv_splits"]),
@@ -157,11 +155,10 @@ class Contract:
         """`cap * tanh(logits / cap)`, or the logits themselves when there is no cap."""
         return self.cap * torch.tanh(logits / self.cap) if self.cap > 0 else logits
 
-    def tiling(self, keys: int) -> tuple[int, int]:
-        """Tiles over all splits, and splits that are not empty, of a row of `keys` >= 1 keys."""
+    def steps(self, keys: int) -> int:
+        """Longest way of a key through a row of `keys` >= 1 keys: the tiles of the longest split, then the splits not empty."""
         length = -(-keys // self.splits)
-        sizes = [min(length, keys - start) for start in range(0, keys, length)]
-        return sum(-(-size // self.block_n) for size in sizes), len(sizes)
+        return -(-length // self.block_n) + -(-keys // length)
 
 
 def bounds(
@@ -173,15 +170,15 @@ def bounds(
     """
     output, lse = exact
     error = logit_error + UNIT * softmax_roundings(contract, logits, lse)
-    tiles, splits = contract.tiling(logits.shape[1])
-    # 2 block_n: sums of a tile's products and of its p. 6 tiles: per rescaling, a product and a sum in numerator and denominator
-    # each, and exp's own error of an ulp; merging splits rescales too, but no key is rescaled more than tiles + 1 times.
-    # 2 splits: sums of the merge. 16: p, the split's weight, both divisions, the log, and what is left of the merge.
-    relative = gamma(2 * contract.block_n + 6 * tiles + 2 * splits + 16)
+    steps = contract.steps(logits.shape[1])
+    # 2 block_n: sums of a tile's products and of its p. 6 steps: joining a tile to its split, or a split to the row, takes a
+    # product and a sum in numerator and denominator each, and an exp that is off by an ulp. 16: p, the weight of the split,
+    # the divisions of the split and of the row, up to two ulps each.
+    relative = gamma(2 * contract.block_n + 6 * steps + 16)
 
     output_error = _output_error(contract, logits, error, values, output, relative)
-    # Underflow: every key is exponentiated, multiplied and rescaled; the split's output is weighted and divided.
-    output_error += contract.underflow * (1 + tiles + splits) * (values.abs().sum(dim=0) + len(values) + 2)
+    # Underflow: each p, each product with a value and each step.
+    output_error += contract.underflow * (1 + steps) * (values.abs().sum(dim=0) + len(values) + 2)
     lse_error = torch.logsumexp(logits + error, dim=1) - lse + relative
 
     output_error[logit_error.isinf().any(dim=1)] = math.inf
@@ -191,9 +188,9 @@ def bounds(
 def softmax_roundings(contract: Contract, logits: Tensor, lse: Tensor) -> Tensor:
     """Error, in unit roundoffs, that the softmax itself adds to each logit [g, n].
 
-    4|s|: the cap's division and product, or the factor log2(e) of a base-2 softmax. 4(max - s): s minus the running maximum,
-    the argument of exp, and both again for a split's lse when splits are merged. 8 cap: tanh(x) as 2 sigmoid(2x) - 1 is off
-    by 8 units absolute. 2(|lse| + ln n): a split's lse is max + ln(sum), rounded, and weights the split's keys.
+    4|s|: the cap's division and product, or the factor log2(e) of a base-2 softmax. 4(max - s): the differences from running
+    maxima add up to it; each is rounded, and so is the argument of exp. 8 cap: tanh(x) as 2 sigmoid(2x) - 1 is off by up to 8
+    units for any x. 2(|lse| + ln n): a split's keys are weighted by its lse, which is the rounded maximum + ln(sum).
     """
     below_maximum = logits.amax(dim=1, keepdim=True) - logits
     split_lse = lse.abs()[:, None] + math.log(logits.shape[1])
@@ -240,6 +237,11 @@ def gamma(roundings: float) -> float:
 
 def _exceeds(other: tuple[Tensor, Tensor], exact: tuple[Tensor, Tensor], bound: tuple[Tensor, Tensor]) -> bool:
     return any(bool(((a - b).abs() > limit).any()) for a, b, limit in zip(other, exact, bound, strict=True))
+
+
+def _tf32_loss(precision: str, *operands: torch.dtype) -> float:
+    # bf16 and fp16 fit into tf32 unrounded; only float32 loses bits.
+    return UNIT_TF32 * operands.count(torch.float32) if precision == "tf32" else 0.0
 
 
 def _unit(dtype: torch.finfo) -> float:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tridiff.reference.decode_attention import Contract, gamma, reference
+from tridiff.reference.decode_attention import Contract, attend, bounds, gamma, reference
 
 HUGE_PAGE = 2**31 - 1
 ROUNDING = {"p_dtype": "float32", "block_n": 16, "num_kv_splits": 4, "dot_precision": "ieee"}
@@ -281,11 +281,11 @@ def contract(inputs: dict[str, Any] | None = None, **rounding: object) -> Contra
 
 @pytest.mark.parametrize(
     ("keys", "splits", "block_n", "expected"),
-    [(1, 8, 8, (1, 1)), (9, 8, 8, (5, 5)), (16, 1, 8, (2, 1)), (17, 1, 8, (3, 1)), (17, 2, 8, (3, 2)), (100, 3, 16, (8, 3))],
+    [(1, 8, 8, 1 + 1), (9, 8, 8, 1 + 5), (16, 1, 8, 2 + 1), (17, 1, 8, 3 + 1), (17, 2, 8, 2 + 2), (100, 3, 16, 3 + 3)],
 )
-def test_tiles_and_splits(keys: int, splits: int, block_n: int, expected: tuple[int, int]) -> None:
-    """Splits of cdiv(n, S) keys, tiles of block_n keys counted split by split, empty splits not at all."""
-    assert contract(block_n=block_n, num_kv_splits=splits).tiling(keys) == expected
+def test_steps_from_tile_to_row(keys: int, splits: int, block_n: int, expected: int) -> None:
+    """Tiles of the longest of the splits of cdiv(n, S) keys, plus the splits that hold a key."""
+    assert contract(block_n=block_n, num_kv_splits=splits).steps(keys) == expected
 
 
 def test_unit_roundoffs() -> None:
@@ -305,3 +305,39 @@ def test_gamma_exceeds_its_first_order_and_ends_in_infinity() -> None:
     """Accumulated roundings grow faster than their number, and a sum of 2^24 terms has no relative bound."""
     assert 100 * 2.0**-24 < gamma(100) < 100.01 * 2.0**-24
     assert gamma(2**24) == math.inf
+
+
+ERRORS = {"all small": (1e-3, 1e-3, 1e-3, 1e-3), "all large": (5.0, 5.0, 5.0, 5.0), "heaviest large": (4.0, 1e-4, 1e-4, 1e-4)}
+LOGITS = {"equal": (0.0, 0.0, 0.0, 0.0), "one heavy": (20.0, 3.0, 3.0, 2.0), "one very heavy": (60.0, 0.0, 0.0, -1.0)}
+
+
+@pytest.mark.parametrize("errors", ERRORS.values(), ids=ERRORS)
+@pytest.mark.parametrize("logits", LOGITS.values(), ids=LOGITS)
+def test_every_combination_of_logit_errors_stays_within_the_bound(errors: tuple[float, ...], logits: tuple[float, ...]) -> None:
+    """Also when the heaviest key has the value of the output, and so no say in a bound that is linear in the errors."""
+    exact_logits, error = torch.tensor([logits], dtype=torch.float64), torch.tensor([errors], dtype=torch.float64)
+    values = torch.tensor([[0.0, 1.0], [1.0, 1.0], [-1.0, 1.0], [0.0, 1e3]], dtype=torch.float64)
+    exact = attend(exact_logits, values)
+    output_bound, lse_bound = bounds(contract(), exact_logits, error, values, exact)
+
+    for signs in itertools.product((-1, 0, 1), repeat=4):
+        output, lse = attend(exact_logits + error * torch.tensor(signs), values)
+        assert torch.all((output - exact[0]).abs() <= output_bound)
+        assert torch.all((lse - exact[1]).abs() <= lse_bound)
+
+
+@pytest.mark.parametrize("scale", [0.01, 1.0, 100.0])
+def test_cap_passes_on_the_errors_of_logits_as_its_slope_allows(scale: float) -> None:
+    """Error of a capped logit: that of the raw one while small, next to nothing at the cap, and enough in both directions."""
+    query, keys = scale * gaussian(0, 2, 64).double(), gaussian(1, 50, 64).double()
+    capped = contract(random_inputs(widths=(64, 6), cap=2.0))
+
+    raw, raw_error = contract(random_inputs(widths=(64, 6))).logits(query, keys)
+    logits, error = capped.logits(query, keys)
+
+    torch.testing.assert_close(logits, 2 * torch.tanh(raw / 2))
+    for sign in (-1, 1):
+        assert torch.all((2 * torch.tanh((raw + sign * raw_error) / 2) - logits).abs() <= error)
+    assert torch.all(error <= raw_error)
+    assert torch.all(error[raw.abs() > 60] < 1e-12)
+    torch.testing.assert_close(error[raw.abs() < 0.01], raw_error[raw.abs() < 0.01], rtol=1e-3, atol=0)

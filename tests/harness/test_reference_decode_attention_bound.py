@@ -144,6 +144,15 @@ def logits_at_the_limit(query: Tensor, key: Tensor, value: Tensor, peak: int, la
         tensor[:] = tensor.sign() * min(largest, 1e9)
 
 
+def cancel(query: Tensor, key: Tensor, value: Tensor, peak: int, largest: float) -> None:
+    """Two products of 2^24 that cancel, with 62 too small to count between them in the odd keys."""
+    query[:] = 1
+    query[:, [0, -1]] = 2.0**12
+    key.zero_()
+    key[1::2] = 0.96875
+    key[:, 0], key[:, -1] = 2.0**12, -(2.0**12)
+
+
 PROFILES: dict[str, Profile] = {
     "sigma 1e-3": varied(unchanged, sigma=1e-3),
     "sigma 0.1": varied(unchanged, sigma=0.1),
@@ -160,6 +169,7 @@ PROFILES: dict[str, Profile] = {
     "tiny values": varied(tiny_values, sigma=0.5),
     "tiny values, wide logits": varied(tiny_values, sigma=6.0),
     "values at the limit": varied(values_at_the_limit, sigma=0.5),
+    "cancelling products": varied(cancel),
     "logits at the limit": varied(logits_at_the_limit),
 }
 TILINGS = [(1, 8, 1), (2, 8, 5), (9, 8, 8), (33, 16, 3), (127, 16, 4), (255, 32, 1), (300, 64, 5)]
