@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 import traceback
 from enum import IntEnum
@@ -24,6 +25,7 @@ DEFAULT_SECONDS = 120.0
 DEFAULT_OUT = Path("tridiff-out")
 PLAIN_WIDTH = 132
 """Columns of a table that goes to a file or a pipe."""
+_INTERRUPTED = 128 + signal.SIGINT
 
 
 class Exit(IntEnum):
@@ -39,7 +41,6 @@ app = typer.Typer(
     name="tridiff",
     help="Differential fuzzing of Triton attention and KV-cache kernels, for AMD GPUs, with or without one.",
     epilog="Exit codes: 0 clean, 1 findings, 2 usage or environment, 3 tridiff itself failed.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -169,7 +170,7 @@ def repro(case: Annotated[Path, typer.Argument(metavar="CASE.json", help="A case
 def _say_finding(outcome: Found, file: Path, check: str) -> None:
     from tridiff.harness.report import text
 
-    _stdout().print(text.finding_text(outcome.finding, file=file), end="")
+    _stdout().print(text.finding_text(outcome.finding, file=file), end="", soft_wrap=True)
     if outcome.finding.check != check:
         _say(f"the file names check {check}; now {outcome.finding.check} fails first")
 
@@ -196,7 +197,7 @@ def _registry() -> Registry:
 
 
 def _spec(engine: str | None, target: str) -> EngineSpec:
-    return EngineSpec(name=check_engine(engine or best_engine()), target=check_target(target))
+    return EngineSpec(name=check_engine(best_engine() if engine is None else engine), target=check_target(target))
 
 
 def _stdout() -> Console:
@@ -214,14 +215,16 @@ def _say(line: str) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Entry point of `tridiff`; exits with the codes of `Exit`."""
+    """Entry point of `tridiff`; exits with the codes of `Exit`. Without arguments it says how it is used."""
     config.one_blas_thread()
-    sys.exit(_run(arguments))
+    given = sys.argv[1:] if arguments is None else arguments
+    code = _run(given or ["--help"])
+    sys.exit(code if given else Exit.USAGE)
 
 
-def _run(arguments: list[str] | None) -> int:
+def _run(arguments: list[str]) -> int:
     try:
-        code = app(args=arguments, standalone_mode=False)
+        code = _command(arguments)
     except UsageError as error:
         return _fail(str(error), Exit.USAGE)
     except KeyboardInterrupt:
@@ -235,6 +238,17 @@ def _run(arguments: list[str] | None) -> int:
             raise
         return _harness_failed(error)
     return int(code) if isinstance(code, int) else Exit.CLEAN
+
+
+def _command(arguments: list[str]) -> Any:
+    """What the command returns. Releases of the command-line library hide Ctrl-C in one way or another: it is raised here."""
+    try:
+        code = app(args=arguments, standalone_mode=False)
+    except typer.Abort as error:
+        raise KeyboardInterrupt from error
+    if code == _INTERRUPTED:
+        raise KeyboardInterrupt
+    return code
 
 
 def _fail(message: str, code: Exit) -> int:

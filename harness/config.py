@@ -5,9 +5,11 @@ The only module that reads environment variables.
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
 import re
+from typing import Any
 
 from tridiff.harness.engines.spec import UsageError
 
@@ -27,19 +29,24 @@ def require_packages() -> None:
     for name in ("torch", "triton"):
         if not _present(name):
             raise UsageError(f"{name} is not installed: {_advice(name)}")
-    import torch
-    import triton
-
+    torch, triton = _imported("torch"), _imported("triton")
     _check_version("torch", str(torch.__version__), _TORCH, (99, 0))
     _check_version("triton", str(triton.__version__), *_TRITON)
     if triton.knobs.runtime.interpret:
         raise UsageError("TRITON_INTERPRET is set, so launches cannot be captured: unset it and run again")
 
 
+def _imported(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except (ImportError, OSError) as error:  # A shared library that is missing, or of another CUDA or ROCm.
+        raise UsageError(f"{name} is installed but cannot be imported: {error}; repair or reinstall it") from error
+
+
 def _present(name: str) -> bool:
     try:
         return importlib.util.find_spec(name) is not None
-    except ValueError:
+    except (ImportError, ValueError):
         return False
 
 

@@ -45,8 +45,12 @@ class Registry:
         """Add a Fault of a registered Kernel. Raises `UsageError` for an unknown kernel or check, or a name taken."""
         self.kernel(fault.kernel)
         unknown = fault.checks - set(CHECKS)
-        if unknown or not fault.checks:
-            raise UsageError(f"fault {fault.name!r} expects the unknown checks {sorted(unknown)}; checks: {', '.join(CHECKS)}")
+        if not fault.checks:
+            raise UsageError(f"fault {fault.name!r} names no check that must catch it; checks: {', '.join(CHECKS)}")
+        if unknown:
+            raise UsageError(
+                f"fault {fault.name!r} expects unknown checks: {', '.join(sorted(unknown))}; checks: {', '.join(CHECKS)}"
+            )
         known = self.faults.setdefault(fault.kernel, [])
         if any(other.name == fault.name for other in known):
             raise UsageError(f"kernel {fault.kernel!r} has a fault named {fault.name!r} already: choose another name")
@@ -77,14 +81,23 @@ class Registry:
             if (not wanted or kernel.name in wanted) and (not wanted_ops or kernel.op in wanted_ops)
         ]
         if not chosen:
-            raise UsageError(f"no kernel among {', '.join(sorted(wanted))} implements {', '.join(sorted(wanted_ops))}")
+            among = f" among {', '.join(sorted(wanted))}" if wanted else ""
+            raise UsageError(f"no kernel{among} implements {' or '.join(sorted(wanted_ops)) or 'any op'}: choose others")
         return chosen
 
     def judge(self, op: str, inputs: Mapping[str, Any], rounding: Mapping[str, Any]) -> Verdict:
-        """What the Op's reference says of these inputs."""
+        """What the Op's reference says of these inputs. Raises ValueError for shapes that would only match by broadcasting."""
         answer = self.references[op](inputs, rounding)
         outputs = {name: Expected(value=value, bound=bound) for name, (value, bound) in answer["outputs"].items()}
+        for name, expected in outputs.items():
+            _check_shape(op, name, expected, inputs[name])
         return Verdict(outputs=outputs, conclusive=bool(answer["conclusive"]))
+
+
+def _check_shape(op: str, name: str, expected: Expected, output: Any) -> None:
+    shapes = (tuple(expected.value.shape), tuple(expected.bound.shape))
+    if shapes != (tuple(output.shape),) * 2:
+        raise ValueError(f"the reference of {op} gives {name} and its bound the shapes {shapes}: must be {tuple(output.shape)}")
 
 
 def _known(table: Mapping[str, Any], what: str, name: str) -> Any:

@@ -90,13 +90,15 @@ def _object(path: Path) -> dict[str, Any]:
         raise UsageError(f"{path}: cannot be read: {error}") from error
     except json.JSONDecodeError as error:
         raise UsageError(f"{path}: not JSON: {error.msg} in line {error.lineno}") from error
+    except (ValueError, RecursionError) as error:  # An integer of thousands of digits, lists in lists in lists.
+        raise UsageError(f"{path}: not JSON that can be read: {error}") from error
     if not isinstance(data, dict):
         raise UsageError(f"{path}: a case file holds a JSON object, this one a {type(data).__name__}")
     return data
 
 
 def _check_form(data: dict[str, Any]) -> None:
-    if data.get("schema") != SCHEMA:
+    if type(data.get("schema")) is not int or data["schema"] != SCHEMA:
         raise UsageError(f"schema {data.get('schema')!r}: this tridiff reads schema {SCHEMA}")
     missing, unknown = sorted(_FIELDS - {"message"} - set(data)), sorted(set(data) - _FIELDS)
     if missing:

@@ -85,12 +85,12 @@ class Allocation:
         """Storage element as `name[i, j]`, or as its distance from the view or the view's element before a gap."""
         low, high = extent(self.view)
         if element < low:
-            return f"{low - element} elements before {self.name}"
+            return f"{_elements(low - element)} before {self.name}"
         if element >= high:
-            return f"{element - high + 1} elements past the end of {self.name}"
+            return f"{_elements(element - high + 1)} past the end of {self.name}"
         index, rest = unravel(self.view, element - low)
         where = f"{self.name}[{', '.join(map(str, index))}]"
-        return where if rest == 0 else f"{rest} elements into the gap after {where}"
+        return where if rest == 0 else f"{_elements(rest)} into the gap after {where}"
 
     def _damage(self, hits: list[tuple[int, int]]) -> Damage:
         element, before = hits[0]
@@ -216,6 +216,10 @@ def unravel(view: torch.Tensor, offset: int) -> tuple[list[int], int]:
             index[dim] = min(offset // stride, view.shape[dim] - 1)
             offset -= index[dim] * stride
     return index, offset
+
+
+def _elements(count: int) -> str:
+    return f"{count} element{'s' * (count != 1)}"
 
 
 def _reserve(name: str, elements: int, dtype: torch.dtype) -> torch.Tensor:

@@ -72,12 +72,19 @@ def _typed(name: str, value: object, hint: Any) -> Any:
     if typing.get_origin(hint) is tuple:
         return _typed_tuple(name, value, typing.get_args(hint))
     if hint is float and type(value) in (int, float):
-        number = float(typing.cast(float, value))
-        require(math.isfinite(number), f"{name}={value!r}: must be finite")
-        return number
+        return _finite(name, typing.cast(float, value))
     if type(value) is not hint:
         raise CaseError(f"{name}={value!r}: must be of type {getattr(hint, '__name__', hint)}")
     return value
+
+
+def _finite(name: str, value: float) -> float:
+    try:
+        number = float(value)
+    except OverflowError as error:
+        raise CaseError(f"{name}: must be finite, and this integer is larger than any float") from error
+    require(math.isfinite(number), f"{name}={value!r}: must be finite")
+    return number
 
 
 def _typed_tuple(name: str, value: object, arguments: tuple[Any, ...]) -> tuple[Any, ...]:

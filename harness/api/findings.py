@@ -71,10 +71,18 @@ def target_family(target: str) -> str:
     return f"gfx{match.group(1)}" if match else target.partition("_")[0]
 
 
+_DTYPE = (
+    r"(?<![A-Za-z_])(?:bf16|fp?(?:16|32|64)|bfloat16|float(?:16|32|64)|u?i(?:nt)?\d+|float8_\w+|fp8e\w+|f8E\w+)(?![A-Za-z0-9_])"
+)
+_NUMBER = r"[-+]?(?:\d[\d_]*\.?\d*(?:e[-+]?\d+)?|\binf\b|\bnan\b)"
+
+
 def normalised(message: str) -> str:
-    """`message` with numbers, quoted shapes, dtypes and NaN/inf words removed, so that one defect keeps one signature."""
-    text = re.sub(r"\b(?:bf16|fp16|fp32|f16|f32|bfloat16|float16|float32|float64|i\d+|int\d+)\b", "<dtype>", message)
-    text = re.sub(r"[-+]?(?:\d[\d_]*\.?\d*(?:e[-+]?\d+)?|\binf\b|\bnan\b)", "#", text, flags=re.IGNORECASE)
+    """`message` with numbers, shapes, dtypes and NaN/inf words removed, so that one defect keeps one signature."""
+    text = re.sub(r"\b0x[0-9a-fA-F]+", "#", message)
+    text = re.sub(r"\b(?:\d+x)+(?=[a-z!])", "<shape> ", text)  # as in tensor<16x32xbf16>
+    text = re.sub(_DTYPE, "<dtype>", text)
+    text = re.sub(_NUMBER, "#", text, flags=re.IGNORECASE).replace("'#'", "#")
     return re.sub(r"[\[(]#(?:, ?#)*,?[\])]", "<shape>", text)
 
 

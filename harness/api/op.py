@@ -38,8 +38,8 @@ class Op:
 class Expected:
     """What the reference says of one output.
 
-    `value` and `bound`: float64 tensors of the output's shape; `bound` is the largest legitimate |output - value|.
-    Where `value` is infinite the output must equal it.
+    `value` and `bound`: float64 tensors of the output's shape; `bound` is the largest legitimate |output - value|, infinite
+    where a right kernel may overflow. Where `value` is infinite the output must equal it.
     """
 
     value: torch.Tensor

@@ -29,7 +29,7 @@ class Zone(enum.Enum):
     SCRATCH = 2
 
 
-# Quiet NaNs whose payload names the zone. Payload bits survive conversion to float32 and back.
+# Quiet NaNs whose payload names the zone, none of them one that conversions or invalid operations produce.
 _NAN = {
     torch.float64: (0x7FF85A5A5A5A5A5A, 0x7FF8353535353535, 0x7FF82E2E2E2E2E2E),
     torch.float32: (0x7FC05A5A, 0x7FC03535, 0x7FC02E2E),

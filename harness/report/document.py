@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,11 @@ from tridiff.harness.runner.prove import Proof
 from tridiff.harness.runner.session import Session
 
 
-def fuzz_document(session: Session, files: dict[str, Path]) -> dict[str, Any]:
-    """Everything the closing table says, and each Finding with its file and number of hits."""
+def fuzz_document(session: Session, files: Mapping[str, Path], shrunk: Mapping[str, bool]) -> dict[str, Any]:
+    """Everything the closing table says, and each Finding with its number of hits.
+
+    `files`, `shrunk`: by signature, the case file of a Finding and whether its Case is minimal.
+    """
     return {
         "schema": SCHEMA,
         "seed": session.seed,
@@ -26,7 +30,10 @@ def fuzz_document(session: Session, files: dict[str, Path]) -> dict[str, Any]:
             {"op": kernel.op, "kernel": kernel.name, **_counts(session.tallies.get(kernel.name, Tally()))}
             for kernel in session.kernels
         ],
-        "findings": [finding_document(finding, session, files) for finding in session.findings.values()],
+        "findings": [
+            finding_document(finding, session, files.get(signature), shrunk=shrunk.get(signature, False))
+            for signature, finding in session.findings.items()
+        ],
     }
 
 
@@ -45,7 +52,7 @@ def _counts(tally: Tally) -> dict[str, Any]:
     }
 
 
-def finding_document(finding: Finding, session: Session, files: dict[str, Path]) -> dict[str, Any]:
+def finding_document(finding: Finding, session: Session, file: Path | None, *, shrunk: bool) -> dict[str, Any]:
     """The finding's case file, with its signature, source line, the other checks that fired, and where it was written."""
     signature = finding.signature()
     return {
@@ -53,7 +60,8 @@ def finding_document(finding: Finding, session: Session, files: dict[str, Path])
         "line": finding.line,
         "others": list(dict.fromkeys(finding.others)),
         "hits": session.tallies[finding.kernel].hits.get(signature, 1),
-        "file": str(files[signature]) if signature in files else None,
+        "file": None if file is None else str(file),
+        "shrunk": shrunk,
         **as_json(finding),
     }
 
@@ -69,6 +77,7 @@ def prove_document(proofs: list[Proof]) -> dict[str, Any]:
                 "expected": sorted(proof.fault.checks),
                 "caught_by": proof.finding.check if proof.finding else None,
                 "examples": proof.examples,
+                "shrunk": proof.shrunk if proof.finding else None,
                 "case": to_json(proof.finding.case) if proof.finding else None,
             }
             for proof in proofs

@@ -57,7 +57,7 @@ class FuzzReport:
 
     def _close(self, session: Session) -> None:
         if self._as_json:
-            self._out.print_json(json.dumps(document.fuzz_document(session, self._files)))
+            self._out.print_json(json.dumps(document.fuzz_document(session, self._files, self._shrunk)))
             return
         for signature, finding in session.findings.items():
             hits = session.tallies[finding.kernel].hits.get(signature, 1)
@@ -74,7 +74,7 @@ class FuzzReport:
         found = len(session.findings)
         early = "interrupted: " if session.interrupted else ""
         outcome = f"{found} finding{'s' * (found != 1)}, case files in {self._folder}" if found else "no findings"
-        return f"{early}{cases} cases in {session.elapsed:.0f} s: {outcome}"
+        return f"{early}{cases} case{'s' * (cases != 1)} in {session.elapsed:.0f} s: {outcome}"
 
     def _line(self) -> str:
         elapsed = time.monotonic() - self._started

@@ -17,13 +17,13 @@ from tridiff.harness.runner.prove import Proof
 
 
 def describe_case(case: Any) -> str:
-    """`field=value` for every field that has no default or differs from it, in order."""
+    """`field=value` for every field that has no default or differs from it, in order; says so where none does."""
     parts = [
         f"{field.name}={_plain(getattr(case, field.name))}"
         for field in dataclasses.fields(case)
         if getattr(case, field.name) != field.default
     ]
-    return " ".join(parts)
+    return " ".join(parts) or "every field at its default"
 
 
 def _plain(value: Any) -> str:
@@ -80,7 +80,7 @@ def fuzz_table(kernels: Iterable[Kernel], tallies: Mapping[str, Tally], findings
 def reasons_text(tallies: Mapping[str, Tally]) -> list[str]:
     """Why cases were unsupported or skipped, a line each."""
     return [
-        f"{name}: {count} cases not judged: {reason}"
+        f"{name}: {count} case{'s' * (count != 1)} not judged: {reason}"
         for name, tally in tallies.items()
         for reason, count in sorted(tally.reasons.items())
     ]
@@ -101,9 +101,15 @@ def prove_table(proofs: Iterable[Proof]) -> Table:
             ", ".join(sorted(proof.fault.checks)),
             finding.check if finding else Text("MISSED", style="bold red"),
             str(proof.examples),
-            describe_case(finding.case) if finding else "",
+            _proof_case(proof),
         )
     return table
+
+
+def _proof_case(proof: Proof) -> str:
+    if proof.finding is None:
+        return ""
+    return describe_case(proof.finding.case) + ("" if proof.shrunk else " (not fully shrunk)")
 
 
 def list_table(registry: Registry) -> Table:

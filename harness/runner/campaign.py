@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
@@ -22,6 +23,7 @@ from tridiff.harness.engines.spec import EngineSpec
 from tridiff.harness.registry import Registry, builtin
 from tridiff.harness.runner.events import CaseDone, FindingMinimal, FindingSeen, KernelDone, Listener
 from tridiff.harness.runner.examine import KernelRef, examine
+from tridiff.harness.runner.seeding import draws_by_seed_alone
 
 ROUND = 400
 """Examples of one Hypothesis run; a new one starts from small cases again."""
@@ -155,14 +157,17 @@ class _Hunt:
             self._visit(case)
 
         try:
-            test()
+            with draws_by_seed_alone():
+                test()
         except _Failing as failing:
             self._best = failing.finding
         except Flaky:
+            if self._best is None:
+                raise
             self._cut_short = True
         except BudgetSpent:
             pass
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, HarnessBug):
             self._cut_short = True
             self._conclude()
             raise
@@ -187,7 +192,8 @@ class _Hunt:
         self._at = self._again[1] if self._again else self._campaign.examples
         self._shrink_deadline = time.monotonic() + self._campaign.budget.shrink_seconds
         if self._again is None:
-            self._campaign.listener(FindingSeen(finding=finding, examples=self._at))
+            with _blamed_on_us(finding.case):
+                self._campaign.listener(FindingSeen(finding=finding, examples=self._at))
 
     def _shrink(self, case: Any) -> None:
         if case not in self._outcomes and time.monotonic() > self._shrink_deadline:
@@ -201,12 +207,9 @@ class _Hunt:
     def _examined(self, case: Any, *, shrinking: bool) -> Outcome:
         if case not in self._outcomes:
             campaign = self._campaign
-            try:
-                outcome = examine(campaign.ref, campaign.spec, case, campaign.registry)
-            except Exception as error:
-                raise HarnessBug(case, error) from error
-            self._outcomes[case] = outcome
-            campaign.report(outcome, shrinking=shrinking)
+            with _blamed_on_us(case):
+                self._outcomes[case] = examine(campaign.ref, campaign.spec, case, campaign.registry)
+                campaign.report(self._outcomes[case], shrinking=shrinking)
         return self._outcomes[case]
 
     def _is_wanted(self, finding: Finding) -> bool:
@@ -241,6 +244,15 @@ def _settings() -> hypothesis.settings:
         report_multiple_bugs=False,
         print_blob=False,
     )
+
+
+@contextmanager
+def _blamed_on_us(case: Any) -> Iterator[None]:
+    """Turns what an examination or a listener raises into a `HarnessBug`: as an Exception Hypothesis would shrink it."""
+    try:
+        yield
+    except Exception as error:
+        raise HarnessBug(case, error) from error
 
 
 _types: dict[str, type[_Failing]] = {}

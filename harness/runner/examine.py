@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import PurePath
 from types import ModuleType
 from typing import Any
 
@@ -35,6 +33,7 @@ from tridiff.harness.engines.cpu.ttir import FrontEndDrift
 from tridiff.harness.engines.spec import EngineSpec
 from tridiff.harness.faults import load
 from tridiff.harness.registry import Registry, builtin
+from tridiff.harness.runner import blame
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +58,8 @@ def examine(ref: KernelRef, spec: EngineSpec, case: Any, registry: Registry | No
         return examination.outcome()
     except StagingError as error:
         return Skipped(reason=str(error))
+    except MemoryError as error:
+        return Skipped(reason=f"not enough memory: {error}")
     except UnsupportedOperation as error:
         return Unsupported(reason=error.what, line=error.line)
 
@@ -82,7 +83,7 @@ class _Examination:
         verdict = self._known.judge(self._kernel.op, inputs_again, self._rounding(inputs_again))
         outputs = _written(loud, inputs)
         failures = [*check_memory(loud), *check_values(verdict, outputs)]
-        failures.extend(self._second_run(inputs_again, quiet, outputs))
+        failures.extend(self._second_run(inputs_again, quiet, loud))
         return self._found(failures) if failures else self._clean(verdict, outputs)
 
     def _staged(self, poison: Poison) -> tuple[Arena, dict[str, Any]]:
@@ -107,16 +108,16 @@ class _Examination:
         except (UnsupportedOperation, FrontEndDrift, MemoryError):
             raise
         except Exception as error:
-            if _is_ours(error):
+            if blame.is_ours(error):
                 raise
-            message = f"{type(error).__name__}: {_first_line(error)}"
-            return Failure(check="launch", message=message, line=_line(error), subject=message)
+            message = blame.summary(error)
+            return Failure(check="launch", message=message, line=blame.line(error), subject=message)
         return None
 
-    def _second_run(self, inputs: Mapping[str, Any], arena: Arena, outputs: Mapping[str, torch.Tensor]) -> list[Failure]:
-        failure = self._run(inputs, arena)
+    def _second_run(self, inputs: Mapping[str, Any], quiet: Arena, loud: Arena) -> list[Failure]:
+        failure = self._run(inputs, quiet)
         if failure is None:
-            return list(check_poison(outputs, _written(arena, inputs)))
+            return list(check_poison(loud, quiet))
         message = f"with finite poison instead of NaN the kernel fails: {failure.message}"
         return [Failure(check="poison", message=message, line=failure.line)]
 
@@ -145,24 +146,3 @@ class _Examination:
 
 def _written(arena: Arena, inputs: Mapping[str, Any]) -> dict[str, torch.Tensor]:
     return {allocation.name: inputs[allocation.name] for allocation in arena if allocation.writable.size}
-
-
-def _is_ours(error: BaseException) -> bool:
-    """Whether the innermost frame is our executor's: then it is our bug, and must not be blamed on the kernel."""
-    frames = traceback.extract_tb(error.__traceback__)
-    parts = PurePath(frames[-1].filename).parts if frames else ()
-    return "engines" in parts and "cpu" in parts
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else "no message"
-
-
-def _line(error: BaseException) -> str | None:
-    """FILE:LINE of the innermost frame outside installed packages: the kernel author's own."""
-    for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        parts = PurePath(frame.filename).parts
-        if not {"site-packages", "dist-packages", "harness"} & set(parts):
-            return f"{parts[-1]}:{frame.lineno}"
-    return None

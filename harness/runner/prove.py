@@ -9,7 +9,7 @@ from tridiff.harness.api import Fault, Finding, Kernel
 from tridiff.harness.engines.spec import EngineSpec
 from tridiff.harness.registry import Registry, builtin
 from tridiff.harness.runner.campaign import Budget, Campaign
-from tridiff.harness.runner.events import Event, FindingSeen, Listener
+from tridiff.harness.runner.events import Event, FindingMinimal, FindingSeen, Listener
 from tridiff.harness.runner.examine import KernelRef
 
 EXAMPLES = 200
@@ -21,13 +21,15 @@ class Proof:
     """What became of one Fault.
 
     `finding`: the minimal Finding by an expected check, or None if it was missed; `examples`: how many were drawn up to it
-    (counted before shrinking), or in all; `strays`: how many examples failed with a check that was not expected.
+    (counted before shrinking), or in all; `strays`: how many examples failed with a check that was not expected; `shrunk`:
+    False where time ran out before the Finding was minimal.
     """
 
     fault: Fault
     finding: Finding | None
     examples: int
     strays: int
+    shrunk: bool = True
 
     @property
     def caught(self) -> bool:
@@ -68,11 +70,14 @@ def prove_fault(
 ) -> Proof:
     """Hunt one Fault until an expected check catches it."""
     seen: list[int] = []
+    shrunk: list[bool] = []
     strays = 0
 
     def watch(event: Event) -> None:
         if isinstance(event, FindingSeen):
             seen.append(event.examples)
+        if isinstance(event, FindingMinimal):
+            shrunk.append(event.shrunk)
         listener(event)
 
     def expected(finding: Finding) -> bool:
@@ -92,5 +97,5 @@ def prove_fault(
     )
     findings = list(campaign.run().values())
     if findings:
-        return Proof(fault=fault, finding=findings[0], examples=seen[0], strays=strays)
+        return Proof(fault=fault, finding=findings[0], examples=seen[0], strays=strays, shrunk=shrunk[-1])
     return Proof(fault=fault, finding=None, examples=campaign.examples, strays=strays)

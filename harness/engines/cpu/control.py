@@ -70,12 +70,13 @@ def build_for(op: Bound) -> Step:
 
 
 def _trip_counts(lower: Array, upper: Array, step: Array, line: str) -> Array:
-    if (step == 0).any():
+    distance = upper.astype(np.int64) - lower.astype(np.int64)
+    if ((step == 0) & (distance > 0)).any():
         raise KernelError("hang", "a loop has a step of 0", line)
     if (step < 0).any():
         raise KernelError("launch", "a loop has a negative step, which Triton does not define", line)
-    distance = upper.astype(np.int64) - lower.astype(np.int64)
-    return np.asarray(np.maximum(-(-distance // step.astype(np.int64)), 0))
+    # A step of 0 is harmless where there is nothing to do.
+    return np.asarray(np.maximum(-(-distance // np.maximum(step, 1).astype(np.int64)), 0))
 
 
 def _uniform_loop(

@@ -46,11 +46,11 @@ class CpuEngine:
 
 
 class _Stage:
-    """The memory and budget of one launcher call."""
+    """The memory of one launcher call, and the budget of each of its launches."""
 
     def __init__(self, arena: Arena, spec: EngineSpec, specialisations: list[str]) -> None:
         self._arena = arena
-        self._budget = Budget(spec.max_steps, spec.max_seconds)
+        self._spec = spec
         self._names = specialisations
         self._owners = {_address(allocation.storage): allocation for allocation in arena}
 
@@ -70,11 +70,11 @@ class _Stage:
         regs: list[Any] = [None] * function.slots
         for name, (slot, kind) in zip(names, function.arguments, strict=True):
             regs[slot] = self._argument(name, launch.arguments[name], kind)
-        execute(function, launch.grid, regs, self._budget)
+        execute(function, launch.grid, regs, Budget(self._spec.max_steps, self._spec.max_seconds))
 
     def _argument(self, name: str, value: Any, kind: Type) -> Any:
         if not kind.is_pointer:
-            return np.asarray([value], dtype=formats.compute_dtype(kind.element))
+            return formats.scalar(value, kind.element)
         if not isinstance(value, torch.Tensor):
             raise UnsupportedOperation(f"the pointer argument {name} is a {type(value).__name__}, not a tensor")
         return Pointer(self._memory(name, value, kind.element[1:]), (np.zeros(1, dtype=np.int64),))
@@ -124,6 +124,7 @@ def execute(function: Function, grid: tuple[int, int, int], regs: list[Any], bud
         registers = list(regs)
         ids = (index % grid[0], index // grid[0] % grid[1], index // (grid[0] * grid[1]))
         registers[:PROGRAM_ID_SLOTS] = [axis.astype(np.int32) for axis in ids]
+        budget.restart()
         run_function(function, Lanes(registers, len(index), grid, budget))
 
 

@@ -65,6 +65,40 @@ ROUND: dict[str, Callable[[Array], Array]] = {"bf16": round_bf16, "f16": round_f
 """Rounding after an operation, for the formats that need one."""
 
 
+def round_once(x: Array, element: str) -> Array:
+    """float64 or integers rounded to bf16 or fp16, as float32: to odd in float32 first, so that the second rounding is exact.
+
+    Boldo and Melquiond, "Emulation of FMA and correctly rounded sums: proved algorithms using rounding to odd", 2008.
+    """
+    exact = _to_odd_float64(x) if x.dtype.kind in "iu" else x.astype(np.float64)
+    near = exact.astype(np.float32)
+    bits = near.view(np.uint32)
+    inexact = (near.astype(np.float64) != exact) & np.isfinite(near)
+    past = np.abs(near.astype(np.float64)) > np.abs(exact)
+    odd = np.where(inexact, np.where(past, bits - np.uint32(1), bits) | np.uint32(1), bits).astype(np.uint32)
+    return ROUND[element](odd.view(np.float32))
+
+
+def _to_odd_float64(x: Array) -> Array:
+    """Integers as float64, those of more than 53 bits rounded to odd: the bits that are lost are kept as one."""
+    if x.dtype.itemsize < 8:
+        return x.astype(np.float64)
+    lost = x.dtype.type(0x7FF)
+    odd = x & ~lost | ((x & lost) != 0).astype(x.dtype) << x.dtype.type(11)
+    near = x.astype(np.float64)
+    return np.where(np.abs(near) < 2.0**53, near, odd.astype(np.float64))
+
+
+def add_to_odd(a: Array, b: Array) -> Array:
+    """float64 sum rounded to odd, which leaves any later rounding to a narrower format exact."""
+    total = a + b
+    rest = total - a
+    error = (a - (total - rest)) + (b - rest)  # Knuth's TwoSum: exact, or NaN where the total is not finite
+    bits = total.view(np.int64)
+    step = np.where((error > 0) == (total > 0), 1, -1)
+    return np.where((error != 0) & np.isfinite(total) & (bits & 1 == 0), bits + step, bits).view(np.float64)
+
+
 def decode(raw: Array, element: str) -> Array:
     """Memory representation -> compute representation."""
     if element == "bf16":
@@ -103,6 +137,15 @@ def _float_constant(text: str, element: str) -> float:
         return float(np.array([int(text, 16) << 16], np.uint32).view(np.float32)[0])
     bits, kind = _BITS[element]
     return float(np.array([int(text, 16)], bits).view(kind)[0])
+
+
+def scalar(value: Any, element: str) -> Array:
+    """A kernel's scalar argument; integers beyond int64 wrap (Triton passes an unsigned one in the same bits)."""
+    dtype = np.dtype(compute_dtype(element))
+    if dtype.kind == "i":
+        bits = int(value) & ((1 << 8 * dtype.itemsize) - 1)
+        return np.array([bits], dtype=f"u{dtype.itemsize}").view(dtype)
+    return ROUND.get(element, np.asarray)(np.array([value], dtype=dtype))
 
 
 def masked_off(element: str) -> Any:

@@ -15,20 +15,24 @@ PROGRAM_ID_SLOTS = 3
 
 
 class Budget:
-    """Bounds the loop steps and the time of one launch; exceeding either is a `hang`."""
+    """Bounds the time of one launch, and the loop steps of a program in it; exceeding either is a `hang`."""
 
     def __init__(self, max_steps: int, max_seconds: float) -> None:
         self._max_steps = max_steps
         self._max_seconds = max_seconds
         self._deadline = time.monotonic() + max_seconds
-        self.steps = 0
+        self._steps = 0
+
+    def restart(self) -> None:
+        """Count afresh: other programs begin."""
+        self._steps = 0
 
     def tick(self, line: str) -> None:
         """Count one step of a loop or jump at `line`; raises `KernelError`."""
-        self.steps += 1
-        if self.steps > self._max_steps:
-            raise KernelError("hang", f"the kernel took more than {self._max_steps} loop steps", line)
-        if self.steps % 64 == 0 and time.monotonic() > self._deadline:
+        self._steps += 1
+        if self._steps > self._max_steps:
+            raise KernelError("hang", f"a program took more than {self._max_steps} loop steps", line)
+        if self._steps % 64 == 0 and time.monotonic() > self._deadline:
             raise KernelError("hang", f"the kernel ran for more than {self._max_seconds:g} s", line)
 
 
@@ -47,7 +51,9 @@ class Lanes:
         """The programs `chosen` alone; only `slots` are carried over, so a region must name all that it reads."""
         regs: list[Any] = [None] * len(self.regs)
         for slot in slots:
-            regs[slot] = take(self.regs[slot], chosen)
+            # None: a block on the way there computes it first.
+            if self.regs[slot] is not None:
+                regs[slot] = take(self.regs[slot], chosen)
         return Lanes(regs, count, self.grid, self.budget)
 
     def array(self, slot: int) -> Array:

@@ -7,7 +7,7 @@ copied through a sliding view; otherwise every lane is gathered on its own. Boun
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
@@ -41,6 +41,10 @@ class Memory:
     starts: Array
     stops: Array
     locate: Callable[[int], str]
+
+    def viewed_as(self, element: str) -> Memory:
+        """The same cells in another format of their size."""
+        return replace(self, element=element, cells=self.cells.view(np.dtype(formats.MEMORY[element])))
 
     def check(self, first: Array, length: int, programs: Callable[[], Array]) -> None:
         """Raise `OutOfBounds` unless all runs of `length` cells that begin at `first` are legal.
@@ -83,8 +87,13 @@ class _Rows:
 def gather(memory: Memory, terms: Sequence[Array], masks: Sequence[Array], other: Array | None, shape: tuple[int, ...]) -> Array:
     """Load a tensor of `shape` for every program; lanes where a mask is false hold `other`, or poison without one."""
     rows = _as_rows(memory, terms, masks, shape)
-    fill = np.asarray(formats.masked_off(memory.element), formats.compute_dtype(memory.element)) if other is None else other
+    fill = _poison(memory.element, len(shape) + 1) if other is None else other
     return _gather_rows(memory, rows, fill, shape) if rows else _gather_lanes(memory, terms, masks, fill)
+
+
+def _poison(element: str, rank: int) -> Array:
+    """What masked-off lanes hold, with `rank` axes of size one."""
+    return np.full((1,) * rank, formats.masked_off(element), dtype=formats.compute_dtype(element))
 
 
 def scatter(memory: Memory, terms: Sequence[Array], masks: Sequence[Array], values: Array, shape: tuple[int, ...]) -> None:
@@ -162,23 +171,24 @@ def _windows(memory: Memory, length: int) -> Array:
     return as_strided(memory.cells, (memory.cells.size - length + 1, length), (step, step))
 
 
-def _aligned(rows: _Rows) -> tuple[Array, Array | None]:
-    """First cells and activity, both without the row axis and broadcast against each other."""
+def _aligned(rows: _Rows, others: tuple[int, ...]) -> tuple[Array, Array | None]:
+    """First cells and activity without the row axis, broadcast against each other and against `others`."""
     first = rows.first.squeeze(rows.axis)
-    if rows.active is None:
-        return first, None
-    pair = np.broadcast_arrays(first, rows.active.squeeze(rows.axis))
-    return pair[0], pair[1]
+    active = None if rows.active is None else rows.active.squeeze(rows.axis)
+    shape = np.broadcast_shapes(first.shape, others, () if active is None else active.shape)
+    return np.broadcast_to(first, shape), None if active is None else np.broadcast_to(active, shape)
 
 
 def _gather_rows(memory: Memory, rows: _Rows, fill: Array, shape: tuple[int, ...]) -> Array:
-    first, active = _aligned(rows)
     size = shape[rows.axis - 1]
-    if active is None and rows.length == size:
+    if rows.active is None and rows.length == size:
+        first = rows.first.squeeze(rows.axis)
         memory.check(first, rows.length, lambda: _programs(first))
         return np.moveaxis(formats.decode(_windows(memory, size)[first], memory.element), -1, rows.axis)
+    fill = np.moveaxis(fill, rows.axis, -1)
+    first, active = _aligned(rows, fill.shape[:-1])
     result = np.empty((*first.shape, size), dtype=formats.compute_dtype(memory.element))
-    result[...] = np.moveaxis(fill, rows.axis, -1) if fill.ndim else fill
+    result[...] = fill
     chosen = first if active is None else first[active]
     if rows.length and chosen.size:
         memory.check(chosen, rows.length, lambda: _chosen_programs(first, active))
@@ -193,17 +203,14 @@ def _gather_rows(memory: Memory, rows: _Rows, fill: Array, shape: tuple[int, ...
 def _scatter_rows(memory: Memory, rows: _Rows, raw: Array) -> None:
     if rows.length == 0:
         return
-    first, active = _aligned(rows)
-    values = np.moveaxis(raw, rows.axis, -1)
-    values = values[..., : rows.length]
-    shape = np.broadcast_shapes(first.shape, values.shape[:-1])
-    first = np.broadcast_to(first, shape)
-    values = np.broadcast_to(values, (*shape, rows.length))
-    active = None if active is None else np.broadcast_to(active, shape)
-    chosen = first if active is None else first[active]
+    values = np.moveaxis(raw, rows.axis, -1)[..., : rows.length]
+    first, active = _aligned(rows, values.shape[:-1])
+    values = np.broadcast_to(values, (*first.shape, rows.length))
+    # One-dimensional, because NumPy assigns in an order of its own where there are more axes to choose from.
+    chosen = first.ravel() if active is None else first[active]
     memory.check(chosen, rows.length, lambda: _chosen_programs(first, active))
     if chosen.size:
-        _windows(memory, rows.length)[chosen] = values if active is None else values[active]
+        _windows(memory, rows.length)[chosen] = values.reshape(-1, rows.length) if active is None else values[active]
 
 
 def _gather_lanes(memory: Memory, terms: Sequence[Array], masks: Sequence[Array], fill: Array) -> Array:
@@ -233,7 +240,7 @@ def _scatter_lanes(memory: Memory, terms: Sequence[Array], masks: Sequence[Array
     active = _all_of(masks)
     if active is None:
         memory.check(cells, 1, lambda: _programs(cells))
-        memory.cells[cells] = raw
+        memory.cells[cells.ravel()] = raw.ravel()  # one-dimensional, as above
         return
     active = np.broadcast_to(active, shape)
     memory.check(cells[active], 1, lambda: _chosen_programs(cells, active))

@@ -149,7 +149,9 @@ def _compare_int(op: Bound) -> Step:
     predicate = op.operation.properties["predicate"]
     if op.operand(0).is_pointer:
         raise op.unsupported("comparison of pointers")
-    unsigned = predicate >= len(_CMPI) or op.operand(0).element == "i1"
+    unsigned = predicate >= len(_CMPI)
+    if op.operand(0).element == "i1" and 2 <= predicate < len(_CMPI):
+        raise op.unsupported("signed order of booleans")
     function = _CMPI_UNSIGNED[predicate - len(_CMPI)] if predicate >= len(_CMPI) else _CMPI[predicate]
 
     def run(lanes: Lanes) -> None:
@@ -190,9 +192,12 @@ def _float_predicate(predicate: int, x: Array, y: Array) -> Array:
 def _select(op: Bound) -> Step:
     condition, a, b = op.ins
     (out,) = op.outs
+    # Triton turns an `if` that only chooses between tensors into a select with a scalar condition.
+    axes = (1,) * (len(op.result.shape) - len(op.operand(0).shape))
 
     def run(lanes: Lanes) -> None:
         mask, x, y = lanes.array(condition), lanes.value(a), lanes.value(b)
+        mask = mask.reshape(*mask.shape, *axes)
         if isinstance(x, Pointer) and isinstance(y, Pointer):
             lanes.regs[out] = _select_pointer(mask, x, y, op)
         else:
@@ -212,9 +217,11 @@ def _select_pointer(mask: Array, x: Pointer, y: Pointer, op: Bound) -> Value:
 def _constant(op: Bound) -> Step:
     (out,) = op.outs
     element, shape = op.result.element, op.result.shape
+    # A bf16 is printed with as many digits as tell it from its neighbours, which is not its value.
+    finish = _finisher(element)
     value = op.operation.properties["value"]
     content = formats.constant(value[0] if isinstance(value, tuple) else value, element)
-    array = np.asarray(content, dtype=formats.compute_dtype(element))
+    array = finish(np.asarray(content, dtype=formats.compute_dtype(element)))
     array = array.reshape((1, *shape) if array.ndim else (1,) * (1 + len(shape)))
 
     def run(lanes: Lanes) -> None:
@@ -233,20 +240,9 @@ def _convert(op: Bound) -> Step:
 
     def run(lanes: Lanes) -> None:
         x = lanes.array(a)
-        lanes.regs[out] = _round_once(x, op.result.element) if wide else finish(x.astype(target, copy=False))
+        lanes.regs[out] = formats.round_once(x, op.result.element) if wide else finish(x.astype(target, copy=False))
 
     return run
-
-
-def _round_once(x: Array, element: str) -> Array:
-    """From a format wider than float32's mantissa: round to odd in float32 first, so that the second rounding is exact."""
-    exact = x.astype(np.float64)
-    near = exact.astype(np.float32)
-    bits = near.view(np.uint32)
-    inexact = (near.astype(np.float64) != exact) & np.isfinite(near)
-    past = np.abs(near.astype(np.float64)) > np.abs(exact)
-    odd = np.where(inexact, np.where(past, bits - np.uint32(1), bits) | np.uint32(1), bits).astype(np.uint32)
-    return formats.ROUND[element](odd.view(np.float32))
 
 
 def _extend_signed(op: Bound) -> Step:
@@ -296,7 +292,7 @@ def _unsigned_to_float(op: Bound) -> Step:
     def run(lanes: Lanes) -> None:
         x = lanes.array(a)
         x = x if x.dtype == np.bool_ else x.view(f"u{x.dtype.itemsize}")
-        lanes.regs[out] = _round_once(x, element) if element in formats.ROUND else x.astype(target)
+        lanes.regs[out] = formats.round_once(x, element) if element in formats.ROUND else x.astype(target)
 
     return run
 
@@ -323,15 +319,31 @@ def _float_to_int(op: Bound) -> Step:
 def _bitcast(op: Bound) -> Step:
     (a,), (out,) = op.ins, op.outs
     source, target = op.operand(0).element, op.result.element
-    if op.result.is_pointer or "i1" in (source, target):
-        raise op.unsupported("bitcast of pointers and booleans")
+    if op.result.is_pointer:
+        return _bitcast_pointer(op, source.removeprefix("*"), target.removeprefix("*"))
     stored = formats.MEMORY.get(target)
-    if stored is None or source not in formats.MEMORY:
-        raise op.unsupported(f"bitcast from {source} to {target}")
+    if stored is None or source not in formats.MEMORY or "i1" in {source, target}:
+        raise op.unsupported(f"from {source} to {target}")
 
     def run(lanes: Lanes) -> None:
         raw = np.ascontiguousarray(formats.encode(lanes.array(a), source))
         lanes.regs[out] = formats.decode(raw.view(stored), target)
+
+    return run
+
+
+def _bitcast_pointer(op: Bound, source: str, target: str) -> Step:
+    """The same cells in another format of their size: Triton reaches booleans through pointers to int8."""
+    (a,), (out,) = op.ins, op.outs
+    sizes = [np.dtype(formats.MEMORY[element]).itemsize for element in (source, target) if element in formats.MEMORY]
+    if len(sizes) != 2 or sizes[0] != sizes[1]:
+        raise op.unsupported(f"from pointers to {source} to pointers to {target}")
+
+    def run(lanes: Lanes) -> None:
+        pointer = lanes.value(a)
+        if not isinstance(pointer, Pointer):
+            raise op.unsupported("a pointer that was loaded from memory")
+        lanes.regs[out] = Pointer(pointer.memory.viewed_as(target), pointer.terms)
 
     return run
 
@@ -345,8 +357,8 @@ def _fma(op: Bound) -> Step:
 
     def run(lanes: Lanes) -> None:
         x, y, z = (lanes.array(slot).astype(np.float64) for slot in (a, b, c))
-        exact = x * y + z
-        lanes.regs[out] = _round_once(exact, element) if element in formats.ROUND else exact.astype(target)
+        fused = formats.add_to_odd(x * y, z)  # the product is exact in float64
+        lanes.regs[out] = formats.round_once(fused, element) if element in formats.ROUND else fused.astype(target)
 
     return run
 
@@ -360,6 +372,17 @@ def _clamp(op: Bound) -> Step:
         lanes.regs[out] = smaller(bigger(lanes.array(x), lanes.array(low)), lanes.array(high))
 
     return run
+
+
+def _not_bool(build: Builder) -> Builder:
+    """For operations that read the sign of their operand: of an i1 that would be its only bit, and no kernel means that."""
+
+    def checked(op: Bound) -> Step:
+        if op.operand(0).element == "i1":
+            raise op.unsupported("on booleans")
+        return build(op)
+
+    return checked
 
 
 def _rsqrt(x: Array) -> Array:
@@ -383,20 +406,20 @@ BUILDERS: dict[str, Builder] = {
     "arith.addi": _add_int,
     "arith.subi": _binary(_subtract),
     "arith.muli": _binary(_multiply),
-    "arith.divsi": _binary(_divide),
-    "arith.remsi": _binary(_remainder),
-    "arith.divui": _binary(_unsigned(_divide_unsigned)),
-    "arith.remui": _binary(_unsigned(_remainder_unsigned)),
-    "arith.maxsi": _binary(np.maximum),
-    "arith.minsi": _binary(np.minimum),
+    "arith.divsi": _not_bool(_binary(_divide)),
+    "arith.remsi": _not_bool(_binary(_remainder)),
+    "arith.divui": _not_bool(_binary(_unsigned(_divide_unsigned))),
+    "arith.remui": _not_bool(_binary(_unsigned(_remainder_unsigned))),
+    "arith.maxsi": _not_bool(_binary(np.maximum)),
+    "arith.minsi": _not_bool(_binary(np.minimum)),
     "arith.maxui": _binary(_unsigned(np.maximum)),
     "arith.minui": _binary(_unsigned(np.minimum)),
     "arith.andi": _and,
     "arith.ori": _binary(_or),
     "arith.xori": _binary(np.bitwise_xor),
-    "arith.shli": _binary(np.left_shift),
-    "arith.shrsi": _binary(np.right_shift),
-    "arith.shrui": _binary(_shift_right_logical),
+    "arith.shli": _not_bool(_binary(np.left_shift)),
+    "arith.shrsi": _not_bool(_binary(np.right_shift)),
+    "arith.shrui": _not_bool(_binary(_shift_right_logical)),
     "arith.addf": _binary(np.add),
     "arith.subf": _binary(np.subtract),
     "arith.mulf": _binary(np.multiply),
@@ -412,7 +435,7 @@ BUILDERS: dict[str, Builder] = {
     "arith.select": _select,
     "arith.extf": _convert,
     "arith.truncf": _convert,
-    "arith.sitofp": _convert,
+    "arith.sitofp": _not_bool(_convert),
     "arith.extsi": _extend_signed,
     "arith.extui": _extend_unsigned,
     "arith.trunci": _truncate_int,
@@ -431,7 +454,7 @@ BUILDERS: dict[str, Builder] = {
     "math.sqrt": _unary(np.sqrt),
     "math.rsqrt": _unary(_rsqrt),
     "math.absf": _unary(np.abs),
-    "math.absi": _unary(np.abs),
+    "math.absi": _not_bool(_unary(np.abs)),
     "math.floor": _unary(np.floor),
     "math.ceil": _unary(np.ceil),
     "math.sin": _unary(np.sin),

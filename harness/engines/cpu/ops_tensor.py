@@ -214,6 +214,8 @@ def _reduce(op: Bound) -> Step:
     axis = op.operation.properties["axis"] + 1
     size = op.operand(0).shape[axis - 1]
     (body,) = op.bodies[0]
+    if any(inner.regions for inner in op.operation.regions[0].blocks[0].operations):
+        raise op.unsupported("a combiner with branches or loops")
     known = _known_combiner(op)
     if known is not None:
         return _reduce_known(op, axis, size, known)
@@ -235,6 +237,8 @@ def _known_combiner(op: Bound) -> Callable[..., Array] | None:
     arguments = {name for name, _ in op.operation.regions[0].blocks[0].arguments}
     if set(first.operands) != arguments or last.operands != first.results:
         return None
+    if first.name == "arith.addi" and op.operand(0).element == "i1":
+        return np.bitwise_xor.reduce
     return _REDUCTIONS.get(first.name)
 
 

@@ -104,6 +104,8 @@ def combined(terms: Sequence[Array]) -> list[Array]:
 
 def grows(a: Array, b: Array) -> bool:
     """Whether broadcasting `a` against `b` makes something larger than both."""
+    if a.ndim != b.ndim:
+        return False  # a constant inside the combiner of a reduction, which has no axes
     size = 1
     for m, n in zip(a.shape, b.shape, strict=True):
         size *= max(m, n)

@@ -1,0 +1,109 @@
+"""What the tests of the cpu engine share: running kernels, and knowing which operations ran."""
+
+# ruff: noqa: ANN001, ANN202 - jit functions carry no types
+# mypy: allow-untyped-defs, allow-untyped-decorators
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+import triton
+import triton.language as tl
+
+from tridiff.harness.api import Arena
+from tridiff.harness.engines.cpu import engine, ttir
+from tridiff.harness.engines.cpu.ir import Operation
+from tridiff.harness.engines.cpu.program import Function
+from tridiff.harness.engines.spec import EngineSpec
+
+BLOCK = 1024
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Declare the marker by which a test says what it exercises."""
+    config.addinivalue_line("markers", "operations(*names): operations that kernels of this test must contain")
+
+
+def _names(operation: Operation) -> Iterator[str]:
+    yield operation.name
+    for region in operation.regions:
+        for block in region.blocks:
+            for inner in block.operations:
+                yield from _names(inner)
+
+
+@pytest.fixture
+def operations(monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """The names of all operations in the kernels that the test has launched so far."""
+    seen: set[str] = set()
+    compiled = engine.compiled
+
+    def recording(specialisation: Any) -> Function:
+        if "operations" not in specialisation.memo:
+            module = ttir.parse(ttir.generic_text(specialisation))
+            specialisation.memo["operations"] = set(_names(module))
+        seen.update(specialisation.memo["operations"])
+        return compiled(specialisation)
+
+    monkeypatch.setattr(engine, "compiled", recording)
+    return seen
+
+
+@pytest.fixture(autouse=True)
+def _marked_operations_run(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A test that claims to exercise an operation must launch a kernel that contains it."""
+    claimed = {name for mark in request.node.iter_markers("operations") for name in mark.args}
+    seen = request.getfixturevalue("operations") if claimed else set()
+    yield
+    assert claimed <= seen, f"no kernel of this test contains {sorted(claimed - seen)}"
+
+
+def _run(
+    kernel: Any, grid: Any, *arguments: Any, arena: Arena | None = None, spec: EngineSpec | None = None, **options: Any
+) -> None:
+    def launcher() -> None:
+        kernel[grid](*arguments, **options)
+
+    engine.CpuEngine(spec or EngineSpec()).run(launcher, {}, arena or Arena())
+
+
+@pytest.fixture
+def run() -> Callable[..., None]:
+    """`run(kernel, grid, *arguments, **options)`: one launch on the cpu engine; `arena=` and `spec=` where they matter."""
+    return _run
+
+
+@triton.jit
+def _unary(x, out, size, function: tl.constexpr, block: tl.constexpr):
+    i = tl.program_id(0) * block + tl.arange(0, block)
+    tl.store(out + i, function(tl.load(x + i, mask=i < size)), mask=i < size)
+
+
+@triton.jit
+def _binary(x, y, out, size, function: tl.constexpr, block: tl.constexpr):
+    i = tl.program_id(0) * block + tl.arange(0, block)
+    tl.store(out + i, function(tl.load(x + i, mask=i < size), tl.load(y + i, mask=i < size)), mask=i < size)
+
+
+@triton.jit
+def _ternary(x, y, z, out, size, function: tl.constexpr, block: tl.constexpr):
+    i = tl.program_id(0) * block + tl.arange(0, block)
+    mask = i < size
+    tl.store(out + i, function(tl.load(x + i, mask=mask), tl.load(y + i, mask=mask), tl.load(z + i, mask=mask)), mask=mask)
+
+
+@pytest.fixture
+def elementwise() -> Callable[..., torch.Tensor]:
+    """`elementwise(function, *inputs, dtype=None)`: a jit function of one to three 1-D tensors, and its results."""
+
+    def apply(function: Any, *inputs: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
+        size = inputs[0].numel()
+        result = torch.zeros(size, dtype=dtype or inputs[0].dtype)
+        kernel = (_unary, _binary, _ternary)[len(inputs) - 1]
+        _run(kernel, (triton.cdiv(size, BLOCK),), *inputs, result, size, function, BLOCK)
+        return result
+
+    return apply

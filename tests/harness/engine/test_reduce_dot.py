@@ -1,0 +1,411 @@
+"""Reductions and matrix products."""
+
+# ruff: noqa: ANN001, ANN202, D103 - jit functions carry no types; one-liners that stand for an operator
+# mypy: allow-untyped-defs, allow-untyped-decorators
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import triton
+import triton.language as tl
+
+from tridiff.harness.api import gaussian, integers
+from tridiff.harness.engines.cpu.errors import UnsupportedOperation
+from tridiff.harness.engines.cpu.formats import round_tf32
+from tridiff.harness.engines.spec import EngineSpec
+
+Run = Callable[..., None]
+NAN, INF = math.nan, math.inf
+
+
+def numbers(name: str, shape: list[int], bound: int = 1000) -> torch.Tensor:
+    """int32 tensor of random integers in [-bound, bound)."""
+    return torch.from_numpy(integers(0, name, math.prod(shape), 2 * bound) - bound).to(torch.int32).reshape(shape)
+
+
+@triton.jit
+def jit_sum(x, axis: tl.constexpr):
+    return tl.sum(x, axis)
+
+
+@triton.jit
+def jit_max(x, axis: tl.constexpr):
+    return tl.max(x, axis)
+
+
+@triton.jit
+def jit_min(x, axis: tl.constexpr):
+    return tl.min(x, axis)
+
+
+@triton.jit
+def jit_argmax(x, axis: tl.constexpr):
+    return tl.argmax(x, axis)
+
+
+@triton.jit
+def jit_argmin(x, axis: tl.constexpr):
+    return tl.argmin(x, axis)
+
+
+@triton.jit
+def jit_xor(x, axis: tl.constexpr):
+    return tl.xor_sum(x, axis)
+
+
+@triton.jit
+def combine_and(a, b):
+    return a & b
+
+
+@triton.jit
+def combine_or(a, b):
+    return a | b
+
+
+@triton.jit
+def combine_product(a, b):
+    return a * b
+
+
+@triton.jit
+def combine_plus_one(a, b):
+    return a + b + 1
+
+
+@triton.jit
+def combine_sum(a, b):
+    return a + b
+
+
+@triton.jit
+def combine_min_max(low_a, high_a, low_b, high_b):
+    return tl.minimum(low_a, low_b), tl.maximum(high_a, high_b)
+
+
+@triton.jit
+def combine_branch(a, b):
+    result = a
+    if b > a:
+        result = b * 2
+        if result > 100:
+            result = result - 100
+    return result
+
+
+@triton.jit
+def jit_and(x, axis: tl.constexpr):
+    return tl.reduce(x, axis, combine_and)
+
+
+@triton.jit
+def jit_or(x, axis: tl.constexpr):
+    return tl.reduce(x, axis, combine_or)
+
+
+@triton.jit
+def jit_product(x, axis: tl.constexpr):
+    return tl.reduce(x, axis, combine_product)
+
+
+@triton.jit
+def jit_plus_one(x, axis: tl.constexpr):
+    return tl.reduce(x, axis, combine_plus_one)
+
+
+@triton.jit
+def jit_generic_sum(x, axis: tl.constexpr):
+    return tl.reduce(x, axis, combine_sum)
+
+
+@triton.jit
+def jit_parity(x, axis: tl.constexpr):
+    return tl.reduce((x & 1) == 1, axis, combine_sum).to(tl.int32)
+
+
+@triton.jit
+def jit_spread(x, axis: tl.constexpr):
+    low, high = tl.reduce((x, x * 2), axis, combine_min_max)
+    return high - low
+
+
+@triton.jit
+def jit_branch(x, axis: tl.constexpr):
+    return tl.reduce(x, axis, combine_branch)
+
+
+@triton.jit
+def reduce_cube(x, out, function: tl.constexpr, axis: tl.constexpr, a: tl.constexpr, b: tl.constexpr, c: tl.constexpr):
+    """Reduces a tile [a, b, c] of every program along one axis."""
+    p = tl.program_id(0)
+    i = tl.arange(0, a)[:, None, None]
+    j = tl.arange(0, b)[None, :, None]
+    k = tl.arange(0, c)[None, None, :]
+    result = function(tl.load(x + ((p * a + i) * b + j) * c + k), axis)
+    if axis == 0:
+        lanes = tl.arange(0, b)[:, None] * c + tl.arange(0, c)[None, :]
+    elif axis == 1:
+        lanes = tl.arange(0, a)[:, None] * c + tl.arange(0, c)[None, :]
+    else:
+        lanes = tl.arange(0, a)[:, None] * b + tl.arange(0, b)[None, :]
+    tl.store(out + p * (result.shape[0] * result.shape[1]) + lanes, result)
+
+
+def folded(function: Callable[[int, int], int]) -> Callable[..., torch.Tensor]:
+    """A reduction by folding slices."""
+    return lambda x, axis: functools.reduce(function, x.unbind(axis))
+
+
+REDUCTIONS: dict[str, tuple[Any, Callable[..., torch.Tensor]]] = {
+    "sum": (jit_sum, lambda x, axis: x.sum(axis)),
+    "max": (jit_max, lambda x, axis: x.amax(axis)),
+    "min": (jit_min, lambda x, axis: x.amin(axis)),
+    "argmax": (jit_argmax, lambda x, axis: x.argmax(axis)),
+    "argmin": (jit_argmin, lambda x, axis: x.argmin(axis)),
+    "xor": (jit_xor, folded(lambda a, b: a ^ b)),
+    "and": (jit_and, folded(lambda a, b: a & b)),
+    "or": (jit_or, folded(lambda a, b: a | b)),
+    "product": (jit_product, folded(lambda a, b: a * b)),
+    "plus_one": (jit_plus_one, lambda x, axis: x.sum(axis) + x.shape[axis] - 1),
+    "parity": (jit_parity, lambda x, axis: (x % 2).sum(axis) % 2),
+    "spread": (jit_spread, lambda x, axis: (2 * x).amax(axis) - x.amin(axis)),
+}
+
+
+@pytest.mark.operations("tt.reduce", "tt.reduce.return")
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize(("function", "reference"), REDUCTIONS.values(), ids=REDUCTIONS)
+def test_integer_reductions(run: Run, function: Any, reference: Callable[..., torch.Tensor], axis: int) -> None:
+    """Every combiner along every axis, one value or two, known or not; no value repeats, so argmax has one answer."""
+    x = (torch.argsort(numbers("reduce", [3 * 64]).flatten(), stable=True).to(torch.int32) - 90).reshape(3, 2, 4, 8)
+    expected = reference(x.long(), axis + 1).to(torch.int32)
+    out = torch.zeros_like(expected)
+
+    run(reduce_cube, (3,), x, out, function, axis, 2, 4, 8)
+
+    assert torch.equal(out, expected)
+
+
+@triton.jit
+def reduce_row(x, out, function: tl.constexpr, n: tl.constexpr):
+    p = tl.program_id(0)
+    tl.store(out + p, function(tl.load(x + p * n + tl.arange(0, n)), 0))
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.int16, torch.int32, torch.int64], ids=str)
+def test_sums_wrap(run: Run, dtype: torch.dtype) -> None:
+    """Combined in the element's own width, a sum wraps (tl.sum widens to int32 before)."""
+    x = torch.full((2, 16), torch.iinfo(dtype).max, dtype=dtype)
+    out = torch.zeros(2, dtype=dtype)
+
+    run(reduce_row, (2,), x, out, jit_generic_sum, 16)
+
+    assert out.tolist() == [-16, -16]
+
+
+def test_argmax_breaks_ties_to_the_left(run: Run) -> None:
+    """Of equal values the first index."""
+    x = torch.tensor([[1.0, 5.0, 5.0, 5.0], [7.0, 7.0, 1.0, 7.0]])
+    out = torch.zeros(2, dtype=torch.int32)
+
+    run(reduce_row, (2,), x, out, jit_argmax, 4)
+
+    assert out.tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(("function", "expected"), [(jit_max, [3.0, INF]), (jit_min, [-2.0, -1.0])])
+def test_float_extremes_drop_nan(run: Run, function: Any, expected: list[float]) -> None:
+    """tl.max and tl.min skip NaN."""
+    x = torch.tensor([[3.0, NAN, -2.0, 1.0], [NAN, INF, -1.0, NAN]])
+    out = torch.zeros(2)
+
+    run(reduce_row, (2,), x, out, function, 4)
+
+    assert out.tolist() == expected
+
+
+def test_float_sum(run: Run) -> None:
+    """A float32 sum of 1024 terms errs by less than the bound of any order of summation."""
+    x = gaussian(0, "x", [4, 1024])
+    out = torch.zeros(4)
+
+    run(reduce_row, (4,), x, out, jit_sum, 1024)
+
+    exact = x.double().sum(1)
+    # Higham, "Accuracy and Stability of Numerical Algorithms", (4.4): (n - 1) u sum |x|.
+    bound = 1023 * 2.0**-24 * x.double().abs().sum(1)
+    assert ((out.double() - exact).abs() <= bound).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_narrow_sums_round_per_step(run: Run, dtype: torch.dtype) -> None:
+    """Combined in bf16 or fp16, every partial sum is rounded: small terms vanish beside a large one."""
+    ulp = torch.finfo(dtype).eps
+    x = torch.tensor([[1.0, ulp / 4, ulp / 4, ulp / 4, ulp / 4, ulp / 4, ulp / 4, ulp / 4]], dtype=dtype)
+    out = torch.zeros(1, dtype=dtype)
+    wide = torch.zeros(1)
+
+    run(reduce_row, (1,), x, out, jit_generic_sum, 8)
+    run(reduce_row, (1,), x.float(), wide, jit_generic_sum, 8)
+
+    # In halves: (1 + u/4) = 1, three times u/2 from the rest; then (1 + u/2) = 1 by the tie, and u; 1 + u.
+    assert out.item() == 1 + ulp
+    assert wide.item() == 1 + 7 * ulp / 4
+
+
+def test_combiners_with_branches_are_refused(run: Run) -> None:
+    """Lanes of a combiner would part ways; that is not implemented, and said so."""
+    with pytest.raises(UnsupportedOperation, match="tt.reduce: a combiner with branches"):
+        run(reduce_row, (1,), numbers("x", [8]), numbers("y", [1]), jit_branch, 8)
+
+
+# ------------------------------------------------------------------------------------------------------------------ dot
+
+
+@triton.jit
+def product(
+    x, y, z, out, m: tl.constexpr, n: tl.constexpr, k: tl.constexpr, left: tl.constexpr, right: tl.constexpr, how: tl.constexpr
+):
+    """z + x y, where `left` and `right` say which operand lies transposed in memory."""
+    p = tl.program_id(0)
+    i = tl.arange(0, m)[:, None]
+    j = tl.arange(0, n)[None, :]
+    if left:
+        a = tl.trans(tl.load(x + p * m * k + tl.arange(0, k)[:, None] * m + tl.arange(0, m)[None, :]))
+    else:
+        a = tl.load(x + p * m * k + i * k + tl.arange(0, k)[None, :])
+    if right:
+        b = tl.trans(tl.load(y + p * n * k + tl.arange(0, n)[:, None] * k + tl.arange(0, k)[None, :]))
+    else:
+        b = tl.load(y + p * n * k + tl.arange(0, k)[:, None] * n + j)
+    c = tl.load(z + p * m * n + i * n + j)
+    tl.store(out + p * m * n + i * n + j, tl.dot(a, b, c, input_precision=how, out_dtype=c.dtype))
+
+
+@pytest.mark.operations("tt.dot")
+@pytest.mark.parametrize("transposed", [(False, False), (True, False), (False, True), (True, True)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.int8], ids=str)
+def test_dot_of_integers_is_exact(run: Run, dtype: torch.dtype, transposed: tuple[bool, bool]) -> None:
+    """Products of small integers are exact in every format and order; each program has its own."""
+    x, y = numbers("x", [3, 16, 32], 16), numbers("y", [3, 32, 16], 16)
+    accumulator = torch.int32 if dtype is torch.int8 else torch.float32
+    z = numbers("z", [3, 16, 16]).to(accumulator)
+    out = torch.zeros(3, 16, 16, dtype=accumulator)
+    left, right = transposed
+    a = (x.transpose(1, 2) if left else x).contiguous().to(dtype)
+    b = (y.transpose(1, 2) if right else y).contiguous().to(dtype)
+
+    run(product, (3,), a, b, z, out, 16, 16, 32, left, right, "ieee")
+
+    assert torch.equal(out.long(), z.long() + x.long() @ y.long())
+
+
+@pytest.mark.parametrize("how", ["ieee", "tf32"])
+def test_dot_precision(run: Run, how: str) -> None:
+    """Operands of a tf32 product lose 13 bits before they are multiplied, those of an ieee one none."""
+    x, y, z = gaussian(0, "x", [1, 16, 64]), gaussian(0, "y", [1, 64, 16]), gaussian(0, "z", [1, 16, 16])
+    out = torch.zeros(1, 16, 16)
+
+    run(product, (1,), x, y, z, out, 16, 16, 64, False, False, how, spec=EngineSpec(target="sm_80"))
+
+    a, b = (torch.from_numpy(round_tf32(t.numpy())) if how == "tf32" else t for t in (x, y))
+    exact = z.double() + a.double() @ b.double()
+    # A sum of n + 1 terms in any order: n u (|z| + |a| |b|), see test_float_sum, and u for each product.
+    bound = 66 * 2.0**-24 * (z.double().abs() + a.double().abs() @ b.double().abs())
+    assert ((out.double() - exact).abs() <= bound).all()
+    # The bound tells the two apart.
+    other = z.double() + x.double() @ y.double()
+    assert how == "ieee" or ((exact - other).abs() > bound).any()
+
+
+def test_tf32_rounding() -> None:
+    """Ten bits, to nearest even; infinities and NaN stay."""
+    x = torch.tensor([1 + 2.0**-11, 1 + 3 * 2.0**-11, 1 + 2.0**-11 + 2.0**-23, -1 - 2.0**-11 - 2.0**-23, INF, -INF, NAN, 1e-40])
+
+    rounded = torch.from_numpy(round_tf32(x.numpy())).tolist()
+
+    assert rounded[:4] == [1.0, 1 + 2.0**-9, 1 + 2.0**-10, -1 - 2.0**-10]
+    assert rounded[4:6] == [INF, -INF]
+    assert math.isnan(rounded[6])
+
+
+def test_fp16_accumulator(run: Run) -> None:
+    """With an fp16 accumulator the result is fp16's nearest to the float32 sum."""
+    x, y = gaussian(0, "x", [1, 16, 16]).half(), gaussian(0, "y", [1, 16, 16]).half()
+    z, out = torch.zeros(1, 16, 16, dtype=torch.float16), torch.zeros(1, 16, 16, dtype=torch.float16)
+
+    run(product, (1,), x, y, z, out, 16, 16, 16, False, False, "ieee", spec=EngineSpec(target="sm_80"))
+
+    exact = x.double() @ y.double()
+    assert ((out.double() - exact).abs() <= 2.0**-11 * exact.abs() + 2.0**-20).all()
+
+
+@triton.jit
+def batched(x, y, out, b: tl.constexpr, m: tl.constexpr):
+    """A product of three-dimensional tiles."""
+    i = tl.arange(0, b)[:, None, None]
+    at = (i * m + tl.arange(0, m)[None, :, None]) * m + tl.arange(0, m)[None, None, :]
+    tl.store(out + at, tl.dot(tl.load(x + at), tl.load(y + at), input_precision="ieee"))
+
+
+def test_batched_dot(run: Run) -> None:
+    """The first axis numbers independent products."""
+    x, y = numbers("x", [4, 16, 16], 16).float(), numbers("y", [4, 16, 16], 16).float()
+    out = torch.zeros(4, 16, 16)
+
+    run(batched, (1,), x, y, out, 4, 16)
+
+    assert torch.equal(out, x @ y)
+
+
+@triton.jit
+def compact_operands(row, out, m: tl.constexpr, k: tl.constexpr):
+    """Operands that are constant along the axis of summation, or altogether."""
+    p = tl.program_id(0)
+    values = tl.load(row + tl.arange(0, m))
+    a = tl.broadcast_to(values[:, None], [m, k])
+    b = tl.full([k, m], 2.0, tl.float32) * p
+    i = tl.arange(0, m)
+    tl.store(out + p * m * m + i[:, None] * m + i[None, :], tl.dot(a, b, input_precision="ieee"))
+
+
+def test_dot_of_compact_operands(run: Run) -> None:
+    """What does not vary along the axis of summation is still summed as often as the axis is long."""
+    row = torch.arange(16.0)
+    out = torch.zeros(3, 16, 16)
+
+    run(compact_operands, (3,), row, out, 16, 32)
+
+    assert torch.equal(out, (torch.arange(3.0)[:, None, None] * 64 * row[:, None]).expand(3, 16, 16))
+
+
+@triton.jit
+def compact_sum(out, n: tl.constexpr):
+    """Reductions of values that do not vary along the axis."""
+    p = tl.program_id(0)
+    ones = tl.full([n], 3, tl.int32) + p
+    tl.store(out + p * 2, tl.sum(ones, 0))
+    tl.store(out + p * 2 + 1, tl.max(ones, 0))
+
+
+def test_reduction_of_compact_values(run: Run) -> None:
+    """A splat is summed as often as it is long."""
+    out = torch.zeros(2, 2, dtype=torch.int32)
+
+    run(compact_sum, (2,), out, 8)
+
+    assert out.tolist() == [[24, 3], [32, 4]]
+
+
+def test_other_precisions_are_refused(run: Run) -> None:
+    """Products that split their operands into several of bf16 are not implemented, and said so."""
+    x = torch.zeros(1, 16, 16)
+
+    with pytest.raises(UnsupportedOperation, match="tt.dot: inputPrecision"):
+        run(product, (1,), x, x, x, torch.zeros(1, 16, 16), 16, 16, 16, False, False, "bf16x3")

@@ -1,0 +1,186 @@
+"""What the user reads, word for word.
+
+After a change on purpose: `pytest tests/snapshots --snapshot-update`, and read the diff.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import io
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from rich.console import Console, RenderableType
+from syrupy.assertion import SnapshotAssertion
+from toy.family import registry
+from toy.strategies.scale import ScaleCase
+
+from tridiff.harness import cli
+from tridiff.harness import registry as registries
+from tridiff.harness.api import Finding
+from tridiff.harness.report import document, text
+from tridiff.harness.runner.events import Tally
+from tridiff.harness.runner.prove import Proof
+
+WIDTH = 120
+TYPER = "0.29.2"
+"""The release that laid out the help in the snapshots."""
+
+FINDING = Finding(
+    check="bounds",
+    message="load from x out of bounds: 1 element past the end of x, by program (1, 0, 0)",
+    line="scale.py:29",
+    op="scale",
+    kernel="scale",
+    engine="cpu",
+    target="gfx942",
+    case=ScaleCase(rows=2, columns=3, factor=-0.5),
+    subject="load from x",
+)
+SILENT = Finding(
+    check="mismatch",
+    message="out[0, 0] is 2, expected 1: 32 times the error bound 0.0312",
+    line=None,
+    op="scale",
+    kernel="scale_wrong",
+    engine="cpu",
+    target="gfx1201",
+    case=ScaleCase(),
+    others=("poison", "poison"),
+)
+TALLIES = {
+    "scale": Tally(
+        examples=1200,
+        shrink_runs=300,
+        clean=1183,
+        inconclusive=60,
+        failing=10,
+        skipped=3,
+        unsupported=4,
+        worst_ratio=0.98765,
+        specialisations={"a", "b"},
+        hits={FINDING.signature(): 10},
+        reasons={"no address space for x: 9.0 GiB of torch.float32": 3, "the operation tt.scan (scale.py:29)": 4},
+    ),
+    "scale_wrong": Tally(examples=7, failing=1),
+}
+
+
+def shown(renderable: RenderableType) -> str:
+    """The renderable on a plain console of fixed width, without the blanks that fill its lines."""
+    console = Console(file=io.StringIO(), width=WIDTH, color_system=None, legacy_windows=False)
+    console.print(renderable, soft_wrap=not hasattr(renderable, "columns"))
+    output = console.file
+    assert isinstance(output, io.StringIO)
+    return "\n".join(line.rstrip() for line in output.getvalue().splitlines())
+
+
+def scrubbed(output: str) -> str:
+    """Times, and what another release of Hypothesis may change, by placeholders; the table keeps its form."""
+    output = re.sub(r"in \d+ s:", "in # s:", output)
+    output = re.sub(r"hits: \d+", "hits: #", output)
+    output = re.sub(r'"(seconds|shrink_runs|clean|failing|specialisations|hits|worst_ratio)": [\d.]+', r'"\1": #', output)
+    return re.sub(r"(│ +\d+ │) +\d+\.\d │ +\d+ │ +\d\.\d{3} │", r"\1     #.# │     # │       #.### │", output)
+
+
+Read = Callable[..., str]
+
+
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Read:
+    """Runs a command on the toy family, in an empty folder, and gives what it printed: standard output, then standard error."""
+    known = registry()
+    known.faults["scale"] = known.faults["scale"][:2]
+    monkeypatch.setattr(registries, "builtin", lambda: known)
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str) -> str:
+        with pytest.raises(SystemExit):
+            cli.main(list(arguments))
+        captured = capsys.readouterr()
+        return scrubbed(captured.out + captured.err)
+
+    return run
+
+
+def test_finding(snapshot: SnapshotAssertion) -> None:
+    """A finding with everything that one can have."""
+    assert shown(text.finding_text(FINDING, file=Path("out/findings/x.json"), hits=10)) == snapshot
+
+
+def test_finding_that_is_not_fully_shrunk(snapshot: SnapshotAssertion) -> None:
+    """A finding without line, file or further hits, whose case is the default one, and which ran out of time."""
+    assert shown(text.finding_text(SILENT, file=None, shrunk=False)) == snapshot
+
+
+def test_fuzz_table(snapshot: SnapshotAssertion) -> None:
+    """The closing table, and why cases were not judged."""
+    known = registry()
+    table = text.fuzz_table(known.select([], []), TALLIES, [FINDING, SILENT], elapsed=60.0)
+
+    assert "\n".join([shown(table), *text.reasons_text(TALLIES)]) == snapshot
+
+
+def test_prove_table(snapshot: SnapshotAssertion) -> None:
+    """A fault that was caught, one whose case is not fully shrunk, and one that was missed."""
+    faults = registry().faults["scale"]
+    proofs = [
+        Proof(fault=faults[3], finding=FINDING, examples=12, strays=0),
+        Proof(fault=faults[7], finding=SILENT, examples=1, strays=2, shrunk=False),
+        Proof(fault=faults[9], finding=None, examples=200, strays=0),
+    ]
+
+    assert shown(text.prove_table(proofs)) == snapshot
+    assert json.dumps(document.prove_document(proofs), indent=2) == snapshot(name="json")
+
+
+def test_clean_run(read: Read, snapshot: SnapshotAssertion) -> None:
+    """A run without findings, from the first line to the last."""
+    assert read("fuzz", "--kernel", "scale", "--max-examples", "20") == snapshot
+
+
+def test_run_with_a_finding(read: Read, snapshot: SnapshotAssertion) -> None:
+    """A run with a finding, from the first line to the last, and the same as a document."""
+    assert read("fuzz", "--max-examples", "20") == snapshot
+    assert read("fuzz", "--max-examples", "20", "--json") == snapshot(name="json")
+
+
+def test_prove(read: Read, snapshot: SnapshotAssertion) -> None:
+    """Faults that are all caught."""
+    assert read("prove", "--kernel", "scale", "--max-examples", "20") == snapshot
+
+
+def test_list(read: Read, snapshot: SnapshotAssertion) -> None:
+    """What there is, as text and as a document."""
+    assert read("list") == snapshot
+    assert read("list", "--json") == snapshot(name="json")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("fuzz", "--kernel", "scael"),
+        ("fuzz", "--op", "attention"),
+        ("fuzz", "--engine", "gpu"),
+        ("fuzz", "--target", "gfx943"),
+        ("fuzz", "--out", "/dev/null/x"),
+        ("repro", "none.json"),
+    ],
+    ids=" ".join,
+)
+def test_error_line(read: Read, snapshot: SnapshotAssertion, arguments: tuple[str, ...]) -> None:
+    """The one line that says what is wrong and what to do."""
+    assert read(*arguments) == snapshot
+
+
+@pytest.mark.skipif(importlib.metadata.version("typer") != TYPER, reason=f"the help was laid out by typer {TYPER}")
+@pytest.mark.parametrize("command", ["", "fuzz", "prove", "repro", "list"])
+def test_help(read: Read, snapshot: SnapshotAssertion, command: str) -> None:
+    """The help of every command, on a terminal of 80 columns."""
+    output = read(*command.split(), "--help")
+
+    assert re.sub(r"^Usage: .*? (?=\[OPTIONS\]|fuzz|prove|repro|list)", "Usage: tridiff ", output) == snapshot
