@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -41,6 +41,16 @@ def clean(_case: ScaleCase) -> Outcome:
     return Clean(ratio=0.5)
 
 
+def slow(seconds: float) -> Kernel:
+    """A kernel without defects that takes its time."""
+
+    def kernel(case: ScaleCase) -> Outcome:
+        time.sleep(seconds)
+        return clean(case)
+
+    return kernel
+
+
 def two_defects(case: ScaleCase) -> Outcome:
     """A kernel with a mismatch from 5 columns on, and a NaN in gaps."""
     if case.gap > 1:
@@ -62,7 +72,7 @@ class Stage:
 
 
 @pytest.fixture
-def stage(monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
+def stage(monkeypatch: pytest.MonkeyPatch) -> Stage:
     """A stage on which every campaign of the test plays."""
     made = Stage()
     monkeypatch.setattr(module, "examine", made.examine)
@@ -144,7 +154,7 @@ def test_presets_come_first(stage: Stage) -> None:
 
 def test_time_budget(stage: Stage) -> None:
     """A campaign without an example budget ends about when its time does, and spends a fifth of it on presets."""
-    stage.kernel = lambda _case: time.sleep(0.002) or Clean(ratio=0.5)
+    stage.kernel = slow(0.002)
     started = time.monotonic()
 
     campaign(Budget(seconds=1.0), []).run()
@@ -158,7 +168,7 @@ def test_the_first_limit_counts(stage: Stage) -> None:
     assert campaign(Budget(examples=20, seconds=600.0), []).run() == {}
     assert len(stage.cases) == 20
 
-    stage.kernel = lambda _case: time.sleep(0.01) or Clean(ratio=0.5)
+    stage.kernel = slow(0.01)
     events: list[Event] = []
     campaign(Budget(examples=10**6, seconds=0.2), events).run()
 
@@ -465,7 +475,7 @@ def test_bug_of_a_strategy_is_not_swallowed(stage: Stage) -> None:
 def test_tally_of_cases_not_judged() -> None:
     """Skipped and unsupported cases are counted by reason, with the line where there is one; shrinking counts apart."""
     tally = Tally()
-    outcomes = [
+    outcomes: list[Outcome] = [
         Skipped(reason="too large"),
         Unsupported(reason="tt.scan", line="k.py:7"),
         Unsupported(reason="tt.scan", line="k.py:7"),

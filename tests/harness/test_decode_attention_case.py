@@ -330,8 +330,20 @@ def test_arguments_have_the_shapes_of_the_contract(case: Case) -> None:
     dtype = getattr(torch, case.dtype)
 
     assert list(inputs) == (
-        ["query", "key_cache", "value_cache", "block_table", "seq_lens", "output", "lse"]
-        + ["sm_scale", "logit_cap", "page_size", "num_kv_splits", "platform"]
+        [
+            "query",
+            "key_cache",
+            "value_cache",
+            "block_table",
+            "seq_lens",
+            "output",
+            "lse",
+            "sm_scale",
+            "logit_cap",
+            "page_size",
+            "num_kv_splits",
+            "platform",
+        ]
     )
     assert inputs["query"].shape == (rows, hq, case.head_dim)
     assert inputs["key_cache"].shape[-2:] == (case.num_kv_heads, case.head_dim)

@@ -46,7 +46,7 @@ def round_bf16(x: Array) -> Array:
     """float32 rounded to the nearest bf16, ties to even, still as float32; NaN stays NaN."""
     bits = x.view(np.uint32)
     rounded = (bits + (np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1)))) & np.uint32(0xFFFF0000)
-    return np.where(np.isnan(x), bits | np.uint32(0x00400000), rounded).view(np.float32)
+    return np.asarray(np.where(np.isnan(x), bits | np.uint32(0x00400000), rounded).view(np.float32))
 
 
 def round_f16(x: Array) -> Array:
@@ -144,8 +144,9 @@ def scalar(value: Any, element: str) -> Array:
     dtype = np.dtype(compute_dtype(element))
     if dtype.kind == "i":
         bits = int(value) & ((1 << 8 * dtype.itemsize) - 1)
-        return np.array([bits], dtype=f"u{dtype.itemsize}").view(dtype)
-    return ROUND.get(element, np.asarray)(np.array([value], dtype=dtype))
+        return np.asarray(np.array([bits], dtype=f"u{dtype.itemsize}").view(dtype))
+    rounded: Array = ROUND.get(element, np.asarray)(np.array([value], dtype=dtype))
+    return rounded
 
 
 def masked_off(element: str) -> Any:

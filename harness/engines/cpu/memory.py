@@ -61,7 +61,8 @@ class Memory:
     def _check_each(self, first: Array, length: int, programs: Callable[[], Array]) -> None:
         flat = first.ravel()
         span = np.searchsorted(self.starts, flat, side="right") - 1
-        inside = (span >= 0) & (flat + length <= self.stops[np.maximum(span, 0)]) if len(self.starts) else flat != flat
+        ends = self.stops[np.maximum(span, 0)] if len(self.stops) else flat
+        inside = (span >= 0) & (flat + length <= ends)
         if inside.all():
             return
         at = int(np.flatnonzero(~inside)[0])
@@ -136,7 +137,7 @@ def _run_along(axis: int, terms: Sequence[Array]) -> tuple[int, list[Array]] | N
 
 
 def _only_along(array: Array, axis: int) -> bool:
-    return array.shape[axis] > 1 and array.size == array.shape[axis]
+    return bool(array.shape[axis] > 1 and array.size == array.shape[axis])
 
 
 def _prefix(axis: int, size: int, masks: Sequence[Array]) -> int | None:

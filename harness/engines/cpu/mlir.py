@@ -15,7 +15,6 @@ class ParseError(RuntimeError):
 
 _OPERATION = re.compile(r'^(?:(?P<results>%[^=]*?) = )?"(?P<name>[\w.]+)"\((?P<operands>[^)]*)\)(?P<rest>.*)$')
 _BLOCK = re.compile(r"^\^(?P<label>\w+)(?:\((?P<arguments>.*)\))?:(?:\s*//.*)?$")
-_CLOSE_TYPES = re.compile(r"^(?:\s*\{(?P<attributes>.*?)\})? : (?P<types>.*)$")
 _ALIAS = re.compile(r"^(?P<name>#loc\d*) = loc\((?P<body>.*)\)$")
 _OPENERS, _CLOSERS = "([{<", ")]}>"
 
@@ -25,7 +24,10 @@ def parse(text: str) -> Operation:
     lines = [line.strip() for line in text.splitlines()]
     aliases = {m["name"]: m["body"] for m in map(_ALIAS.match, lines) if m}
     reader = _Reader([line for line in lines if line and not line.startswith(("#", "//"))], _Locations(aliases))
-    module = reader.operation()
+    try:
+        module = reader.operation()
+    except (IndexError, ValueError) as error:
+        raise ParseError(f"a type or an attribute that cannot be read: {error}") from error
     if module.name != "builtin.module":
         raise ParseError(f"expected builtin.module, found {module.name!r}")
     return module
@@ -202,10 +204,12 @@ class _Reader:
 
     def _signature(self, rest: str) -> tuple[list[Type], list[Type], Location]:
         body, _, place = rest.rpartition(" loc(")
-        match = _CLOSE_TYPES.match(" " + body.strip())
-        if match is None:
+        types = body.strip()
+        if types.startswith("{"):  # attributes that are no properties: alignment hints and the like
+            types = types[_matching(types, 0) + 1 :].strip()
+        if not types.startswith(": ("):
             raise ParseError(f"cannot read the types of an operation: {rest!r}")
-        types = match["types"]
+        types = types[2:]
         end = _matching(types, 0)
         results = types[end + 1 :].strip().removeprefix("->").strip()
         if results.startswith("("):

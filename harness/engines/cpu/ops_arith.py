@@ -11,7 +11,7 @@ from tridiff.harness.engines.cpu import formats
 from tridiff.harness.engines.cpu.formats import Array
 from tridiff.harness.engines.cpu.machine import Lanes, Step
 from tridiff.harness.engines.cpu.program import Bound, Builder
-from tridiff.harness.engines.cpu.values import Mask, Pointer, Sum, Value, combined, dense, grows, merged
+from tridiff.harness.engines.cpu.values import Mask, Pointer, Sum, Value, combined, dense, grows
 
 Unary = Callable[[Array], Array]
 Binary = Callable[[Array, Array], Array]
@@ -71,7 +71,7 @@ def _divide(a: Array, b: Array) -> Array:
     safe = np.where(b == 0, b.dtype.type(1), b)
     quotient = a // safe
     quotient = quotient + ((a % safe != 0) & ((a < 0) != (safe < 0)))
-    return np.where(b == 0, _by_zero(a), quotient).astype(a.dtype)
+    return np.asarray(np.where(b == 0, _by_zero(a), quotient).astype(a.dtype))
 
 
 def _remainder(a: Array, b: Array) -> Array:
@@ -231,7 +231,7 @@ def _constant(op: Bound) -> Step:
 
 
 def _convert(op: Bound) -> Step:
-    """ext and trunc among integers and floats, and the signed int-to-float conversions."""
+    """Extensions and truncations of floats, and conversions of signed integers to floats."""
     (a,), (out,) = op.ins, op.outs
     target = formats.compute_dtype(op.result.element)
     formats.compute_dtype(op.operand(0).element)
@@ -442,7 +442,6 @@ BUILDERS: dict[str, Builder] = {
     "arith.uitofp": _unsigned_to_float,
     "arith.fptosi": _float_to_int,
     "arith.fptoui": _float_to_int,
-    "arith.bitcast": _bitcast,
     "tt.bitcast": _bitcast,
     "tt.precise_divf": _binary(np.divide),
     "tt.precise_sqrt": _unary(np.sqrt),

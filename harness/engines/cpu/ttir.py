@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import PurePath
 from typing import Any
 
 import triton
@@ -29,15 +30,18 @@ def compiled(specialisation: Specialisation) -> Function:
     """
     memo = specialisation.memo
     if "function" not in memo:
-        text = generic_text(specialisation)
-        try:
-            module = parse(text)
-        except ParseError as error:
-            message = f"triton {triton.__version__} prints IR that tridiff cannot read ({error}); supported: 3.6 to 3.9"
-            raise FrontEndDrift(message) from error
-        memo["function"] = Compiler(BUILDERS).function(module)
+        memo["function"] = _function(generic_text(specialisation))
     function: Function = memo["function"]
     return function
+
+
+def _function(text: str) -> Function:
+    try:
+        return Compiler(BUILDERS).function(parse(text))
+    except (ParseError, LookupError, TypeError, ValueError) as error:  # not our syntax, or a property missing or changed
+        reason = f"{type(error).__name__}: {error}"
+        message = f"triton {triton.__version__} prints IR that tridiff cannot read ({reason}); supported: 3.6 to 3.9"
+        raise FrontEndDrift(message) from error
 
 
 def generic_text(specialisation: Specialisation) -> str:
@@ -90,5 +94,7 @@ def _line(error: Any, specialisation: Specialisation) -> str | None:
     function = specialisation.function
     if node is None or not hasattr(node, "lineno"):
         return None
-    path = str(function.fn.__code__.co_filename).replace("\\", "/").rpartition("/")[2]
-    return f"{path}:{function.starting_line_number + node.lineno - 1}"
+    # Triton numbers lines from the `def`, below the decorators.
+    decorators = next((at for at, text in enumerate(function.raw_src) if text.strip().startswith("def ")), 0)
+    name = PurePath(function.fn.__code__.co_filename).name
+    return f"{name}:{function.starting_line_number + decorators + node.lineno - 1}"

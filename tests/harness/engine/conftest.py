@@ -1,6 +1,5 @@
 """What the tests of the cpu engine share: running kernels, and knowing which operations ran."""
 
-# ruff: noqa: ANN001, ANN202 - jit functions carry no types
 # mypy: allow-untyped-defs, allow-untyped-decorators
 
 from __future__ import annotations
@@ -14,9 +13,11 @@ import triton
 import triton.language as tl
 
 from tridiff.harness.api import Arena
-from tridiff.harness.engines.cpu import engine, ttir
+from tridiff.harness.engines.cpu import engine
 from tridiff.harness.engines.cpu.ir import Operation
+from tridiff.harness.engines.cpu.mlir import parse
 from tridiff.harness.engines.cpu.program import Function
+from tridiff.harness.engines.cpu.ttir import compiled, generic_text
 from tridiff.harness.engines.spec import EngineSpec
 
 BLOCK = 1024
@@ -39,11 +40,10 @@ def _names(operation: Operation) -> Iterator[str]:
 def operations(monkeypatch: pytest.MonkeyPatch) -> set[str]:
     """The names of all operations in the kernels that the test has launched so far."""
     seen: set[str] = set()
-    compiled = engine.compiled
 
     def recording(specialisation: Any) -> Function:
         if "operations" not in specialisation.memo:
-            module = ttir.parse(ttir.generic_text(specialisation))
+            module = parse(generic_text(specialisation))
             specialisation.memo["operations"] = set(_names(module))
         seen.update(specialisation.memo["operations"])
         return compiled(specialisation)

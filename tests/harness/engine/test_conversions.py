@@ -1,6 +1,6 @@
 """Conversions between number formats: one rounding, to nearest even; saturation; bits."""
 
-# ruff: noqa: ANN001, ANN202, D103 - jit functions carry no types; one-liners that stand for a conversion
+# ruff: noqa: D103 - jit functions of one line that stand for a conversion
 # mypy: allow-untyped-defs, allow-untyped-decorators
 
 from __future__ import annotations

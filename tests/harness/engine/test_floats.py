@@ -1,6 +1,6 @@
 """Floating-point operations: rounding per operation, special values, and accuracy where IEEE 754 asks for none."""
 
-# ruff: noqa: ANN001, ANN202, D103 - jit functions carry no types; one-liners that stand for an operator
+# ruff: noqa: D103 - jit functions of one line that stand for an operator
 # mypy: allow-untyped-defs, allow-untyped-decorators
 
 from __future__ import annotations
@@ -177,7 +177,7 @@ FMA_SCALES = {torch.float32: 24, torch.bfloat16: 8, torch.float16: 11}
 @pytest.mark.operations("math.fma")
 @pytest.mark.parametrize("dtype", FMA_SCALES, ids=str)
 def test_fma_rounds_once(elementwise: Elementwise, dtype: torch.dtype) -> None:
-    """a * b + c is rounded once, also where the exact sum lies just beside the middle of two numbers."""
+    """The exact a * b + c is rounded once, also where the exact sum lies just beside the middle of two numbers."""
     digits = FMA_SCALES[dtype]
     one = Fraction(1)
     tiny = one / 2**13 if dtype is torch.float16 else one / 2**40

@@ -1,6 +1,6 @@
 """Integer and boolean operations against Python's integers, wrapped by hand."""
 
-# ruff: noqa: ANN001, ANN202, D103 - jit functions carry no types; one-liners that stand for an operator
+# ruff: noqa: D103 - jit functions of one line that stand for an operator
 # mypy: allow-untyped-defs, allow-untyped-decorators
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Functions of the dialect math: exact special values, and accuracy in units in the last place."""
 
-# ruff: noqa: ANN001, ANN202, D103 - jit functions carry no types; one-liners that stand for a function
+# ruff: noqa: D103 - jit functions of one line that stand for a function
 # mypy: allow-untyped-defs, allow-untyped-decorators
 
 from __future__ import annotations
@@ -156,7 +156,9 @@ def test_accuracy(elementwise: Elementwise, function: Function) -> None:
     assert error_in_ulps(result, function.exact(x.double())) <= 0.5 + function.ulps
 
 
-@pytest.mark.parametrize("name", ["math.exp", "math.exp2", "math.sqrt", "tt.precise_sqrt", "math.rsqrt", "math.floor", "math.ceil"])
+@pytest.mark.parametrize(
+    "name", ["math.exp", "math.exp2", "math.sqrt", "tt.precise_sqrt", "math.rsqrt", "math.floor", "math.ceil"]
+)
 def test_negative_zero(elementwise: Elementwise, name: str) -> None:
     """The sign of zero survives where C says so."""
     expected = {"math.exp": 1.0, "math.exp2": 1.0, "math.rsqrt": -INF}.get(name, -0.0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pytest
@@ -128,11 +129,11 @@ def test_gather(*, access: Access, with_other: bool) -> None:
     """Active lanes hold their cells, the others `other`, or a recognisable value without one; or the error is a true one."""
     content = np.arange(100, 100 + CELLS, dtype=np.int32)
     other = access.array(access.value, -9, 0, 50).astype(np.int32) if with_other else None
-    wrong = illegal(access)
-    try:
-        result = gather(filled(access, content), access.offsets(), access.conditions(), other, access.shape)
-    except OutOfBounds as error:
-        assert (error.element, error.program) in wrong
+    load = partial(gather, filled(access, content), access.offsets(), access.conditions(), other, access.shape)
+    if wrong := illegal(access):
+        with pytest.raises(OutOfBounds) as caught:
+            load()
+        assert (caught.value.element, caught.value.program) in wrong
         return
     shape = (access.programs, *access.shape)
     expected = np.full(shape, 0x7A7A7A7A, np.int32) if other is None else np.broadcast_to(other, shape).copy()
@@ -140,8 +141,7 @@ def test_gather(*, access: Access, with_other: bool) -> None:
         if active:
             expected[lane] = content[cell]
 
-    assert not wrong
-    np.testing.assert_array_equal(np.broadcast_to(result, shape), expected)
+    np.testing.assert_array_equal(np.broadcast_to(load(), shape), expected)
 
 
 # Overlapping rows: where the index array comes from a broadcast, NumPy may assign in any order.
@@ -155,14 +155,15 @@ def test_scatter(access: Access) -> None:
     before = np.arange(100, 100 + CELLS, dtype=np.int32)
     content = before.copy()
     values = access.array(access.value, 1000, 10**6, 50).astype(np.int32)
-    wrong = illegal(access)
-    try:
-        scatter(filled(access, content), access.offsets(), access.conditions(), values, access.shape)
-    except OutOfBounds as error:
-        assert (error.element, error.program) in wrong
+    store = partial(scatter, filled(access, content), access.offsets(), access.conditions(), values, access.shape)
+    if wrong := illegal(access):
+        with pytest.raises(OutOfBounds) as caught:
+            store()
+        assert (caught.value.element, caught.value.program) in wrong
         np.testing.assert_array_equal(content, before)
         return
-    assert not wrong
+
+    store()
 
     spread = np.broadcast_to(values, (access.programs, *access.shape))
     written: dict[int, tuple[int, set[int]]] = {}

@@ -1,6 +1,6 @@
 """Reductions and matrix products."""
 
-# ruff: noqa: ANN001, ANN202, D103 - jit functions carry no types; one-liners that stand for an operator
+# ruff: noqa: D103 - jit functions of one line that stand for an operator
 # mypy: allow-untyped-defs, allow-untyped-decorators
 
 from __future__ import annotations
@@ -261,8 +261,25 @@ def test_narrow_sums_round_per_step(run: Run, dtype: torch.dtype) -> None:
 
 def test_combiners_with_branches_are_refused(run: Run) -> None:
     """Lanes of a combiner would part ways; that is not implemented, and said so."""
-    with pytest.raises(UnsupportedOperation, match="tt.reduce: a combiner with branches"):
+    with pytest.raises(UnsupportedOperation, match=r"tt\.reduce: a combiner with branches"):
         run(reduce_row, (1,), numbers("x", [8]), numbers("y", [1]), jit_branch, 8)
+
+
+@triton.jit
+def sort_rows(x, out, n: tl.constexpr):
+    p = tl.program_id(0)
+    i = tl.arange(0, n)
+    tl.store(out + p * n + i, tl.sort(tl.load(x + p * n + i)))
+
+
+def test_sort(run: Run) -> None:
+    """Triton's bitonic sort: reshapes, exclusive ors and reductions at once."""
+    x = numbers("sort", [3, 32])
+    out = torch.zeros_like(x)
+
+    run(sort_rows, (3,), x, out, 32)
+
+    assert torch.equal(out, x.sort(1).values)
 
 
 # ------------------------------------------------------------------------------------------------------------------ dot
@@ -272,7 +289,7 @@ def test_combiners_with_branches_are_refused(run: Run) -> None:
 def product(
     x, y, z, out, m: tl.constexpr, n: tl.constexpr, k: tl.constexpr, left: tl.constexpr, right: tl.constexpr, how: tl.constexpr
 ):
-    """z + x y, where `left` and `right` say which operand lies transposed in memory."""
+    """Adds x y to z, where `left` and `right` say which operand lies transposed in memory."""
     p = tl.program_id(0)
     i = tl.arange(0, m)[:, None]
     j = tl.arange(0, n)[None, :]
@@ -301,7 +318,7 @@ def test_dot_of_integers_is_exact(run: Run, dtype: torch.dtype, transposed: tupl
     a = (x.transpose(1, 2) if left else x).contiguous().to(dtype)
     b = (y.transpose(1, 2) if right else y).contiguous().to(dtype)
 
-    run(product, (3,), a, b, z, out, 16, 16, 32, left, right, "ieee")
+    run(product, (3,), a, b, z, out, 16, 16, 32, left=left, right=right, how="ieee")
 
     assert torch.equal(out.long(), z.long() + x.long() @ y.long())
 
@@ -312,7 +329,7 @@ def test_dot_precision(run: Run, how: str) -> None:
     x, y, z = gaussian(0, "x", [1, 16, 64]), gaussian(0, "y", [1, 64, 16]), gaussian(0, "z", [1, 16, 16])
     out = torch.zeros(1, 16, 16)
 
-    run(product, (1,), x, y, z, out, 16, 16, 64, False, False, how, spec=EngineSpec(target="sm_80"))
+    run(product, (1,), x, y, z, out, 16, 16, 64, left=False, right=False, how=how, spec=EngineSpec(target="sm_80"))
 
     a, b = (torch.from_numpy(round_tf32(t.numpy())) if how == "tf32" else t for t in (x, y))
     exact = z.double() + a.double() @ b.double()
@@ -340,7 +357,7 @@ def test_fp16_accumulator(run: Run) -> None:
     x, y = gaussian(0, "x", [1, 16, 16]).half(), gaussian(0, "y", [1, 16, 16]).half()
     z, out = torch.zeros(1, 16, 16, dtype=torch.float16), torch.zeros(1, 16, 16, dtype=torch.float16)
 
-    run(product, (1,), x, y, z, out, 16, 16, 16, False, False, "ieee", spec=EngineSpec(target="sm_80"))
+    run(product, (1,), x, y, z, out, 16, 16, 16, left=False, right=False, how="ieee", spec=EngineSpec(target="sm_80"))
 
     exact = x.double() @ y.double()
     assert ((out.double() - exact).abs() <= 2.0**-11 * exact.abs() + 2.0**-20).all()
@@ -407,5 +424,5 @@ def test_other_precisions_are_refused(run: Run) -> None:
     """Products that split their operands into several of bf16 are not implemented, and said so."""
     x = torch.zeros(1, 16, 16)
 
-    with pytest.raises(UnsupportedOperation, match="tt.dot: inputPrecision"):
-        run(product, (1,), x, x, x, torch.zeros(1, 16, 16), 16, 16, 16, False, False, "bf16x3")
+    with pytest.raises(UnsupportedOperation, match=r"tt\.dot: inputPrecision"):
+        run(product, (1,), x, x, x, torch.zeros(1, 16, 16), 16, 16, 16, left=False, right=False, how="bf16x3")

@@ -1,6 +1,6 @@
 """Shapes: what is splat, expanded, broadcast, transposed or reshaped keeps its elements, whatever it is made of."""
 
-# ruff: noqa: ANN001, ANN202, D103 - jit functions carry no types
+# ruff: noqa: D103 - jit functions of a few lines
 # mypy: allow-untyped-defs, allow-untyped-decorators
 
 from __future__ import annotations

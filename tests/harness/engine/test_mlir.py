@@ -1,0 +1,248 @@
+"""The parser of MLIR's generic form: what it understands, and that it refuses everything else in one way."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+
+from tridiff.harness.engines.cpu import ttir
+from tridiff.harness.engines.cpu.engine import execute
+from tridiff.harness.engines.cpu.errors import UnsupportedOperation
+from tridiff.harness.engines.cpu.formats import Array
+from tridiff.harness.engines.cpu.ir import Frame, Location, Type
+from tridiff.harness.engines.cpu.machine import Budget
+from tridiff.harness.engines.cpu.memory import Memory
+from tridiff.harness.engines.cpu.mlir import ParseError, parse, parse_attribute, parse_type, split_top
+from tridiff.harness.engines.cpu.program import Compiler
+from tridiff.harness.engines.cpu.values import Pointer
+
+TEXT = """\
+#loc = loc("/home/user/a (b)/kernel.py":3:0)
+#loc1 = loc(unknown)
+#loc2 = loc("/lib/triton/language/standard.py":40:4)
+#loc3 = loc("kernel.py":9:11)
+#loc4 = loc("acc"(#loc3))
+#loc5 = loc(callsite(#loc2 at #loc4))
+#loc6 = loc(fused[#loc3, #loc2])
+"builtin.module"() ({
+  "tt.func"() <{function_type = (!tt.ptr<f32>, i32) -> (), sym_name = "kernel", sym_visibility = "public"}> ({
+  ^bb0(%x: !tt.ptr<f32> loc("x"(#loc)), %n: i32 loc("n"(#loc))):
+    %c = "arith.constant"() <{value = dense<[1, 2]> : tensor<2xi32>}> : () -> tensor<2xi32> loc(#loc1)
+    %0:2 = "scf.if"(%n) ({
+      "scf.yield"(%n, %n) : (i32, i32) -> () loc(#loc5)
+    }, {
+      "scf.yield"(%n, %n) : (i32, i32) -> () loc(#loc6)
+    }) {tag = "a } : b"} : (i32) -> (i32, i32) loc(#loc4)
+    "cf.cond_br"(%n, %0#1, %c)[^bb1, ^bb2] <{operandSegmentSizes = array<i32: 1, 1, 1>}> : (i32, i32, tensor<2xi32>) -> () loc(#loc2)
+  ^bb1(%a: i32 loc("a"(#loc))):  // pred: ^bb0
+    "tt.return"() : () -> () loc(#loc)
+  ^bb2(%b: tensor<2xi32> loc(unknown)):  // pred: ^bb0
+    "tt.return"() : () -> () loc(#loc)
+  }) {noinline = false} : () -> () loc(#loc)
+}) : () -> () loc(#loc)
+"""  # noqa: E501 - lines as MLIR prints them
+
+
+def test_structure() -> None:
+    """Regions, blocks with arguments, several results, successors, properties and types."""
+    (function,) = parse(TEXT).regions[0].blocks[0].operations
+    entry, first, second = function.regions[0].blocks
+    constant, branch, jump = entry.operations
+
+    assert function.properties["sym_name"] == "kernel"
+    assert entry.arguments == [("%x", Type("*f32")), ("%n", Type("i32"))]
+    assert constant.properties["value"] == (["1", "2"], Type("i32", (2,)))
+    assert branch.results == ["%0#0", "%0#1"]
+    assert [[op.name for op in region.blocks[0].operations] for region in branch.regions] == [["scf.yield"], ["scf.yield"]]
+    assert branch.result_types == [Type("i32"), Type("i32")]
+    assert jump.operands == ["%n", "%0#1", "%c"]
+    assert jump.successors == ["bb1", "bb2"]
+    assert jump.properties["operandSegmentSizes"] == [1, 1, 1]
+    assert [first.label, first.arguments] == ["bb1", [("%a", Type("i32"))]]
+    assert [second.label, second.arguments] == ["bb2", [("%b", Type("i32", (2,)))]]
+
+
+def test_locations() -> None:
+    """An operation's line is the innermost one outside Triton's own library; names, call chains and fusions resolve."""
+    (function,) = parse(TEXT).regions[0].blocks[0].operations
+    constant, branch, jump = function.regions[0].blocks[0].operations
+    (called,), (fused,) = (region.blocks[0].operations for region in branch.regions)
+
+    assert str(function.location) == "kernel.py:3"
+    assert function.location.frames == (Frame("/home/user/a (b)/kernel.py", 3),)
+    assert str(constant.location) == ""
+    assert [str(op.location) for op in (branch, called, fused)] == ["kernel.py:9"] * 3
+    # Nothing else is known: better Triton's line than none.
+    assert str(jump.location) == "standard.py:40"
+    assert str(Location()) == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("f32", Type("f32")),
+        ("!tt.ptr<bf16>", Type("*bf16")),
+        ("!tt.ptr<f8E4M3FNUZ, 1>", Type("*f8E4M3FNUZ")),
+        ("tensor<16xi1>", Type("i1", (16,))),
+        ("tensor<16x64x!tt.ptr<bf16>>", Type("*bf16", (16, 64))),
+        ("tensor<4x2x8xf16, #blocked>", Type("f16", (4, 2, 8))),
+    ],
+)
+def test_types(text: str, expected: Type) -> None:
+    """Scalars, pointers, tensors of either, address spaces and layouts, which do not matter here."""
+    assert parse_type(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("true", True),
+        ("-7 : i64", -7),
+        ("1.5 : f32", ("1.5", Type("f32"))),
+        ("0x7F800000 : f32", ("0x7F800000", Type("f32"))),
+        ("1.000980e-01 : bf16", ("1.000980e-01", Type("bf16"))),
+        ('"public"', "public"),
+        ("array<i32: 1, 0, 0>", [1, 0, 0]),
+        ("array<i32>", []),
+        ("dense<true> : tensor<4xi1>", ("true", Type("i1", (4,)))),
+        ("dense<[[1, 2], [3, 4]]> : tensor<2x2xi32>", ([["1", "2"], ["3", "4"]], Type("i32", (2, 2)))),
+        ("#arith.fastmath<none>", "#arith.fastmath<none>"),
+        ("(i32) -> ()", "(i32) -> ()"),
+    ],
+)
+def test_attributes(text: str, expected: object) -> None:
+    """Properties as Python data; what is of no use stays text."""
+    assert parse_attribute(text) == expected
+
+
+def test_split_minds_brackets_strings_and_arrows() -> None:
+    """Separators inside brackets or strings do not count, and the `>` of an arrow closes nothing."""
+    assert split_top('a<1, 2>, (b, c) -> (d, e), "f, <g", {h = [i, j]}') == [
+        "a<1, 2>",
+        "(b, c) -> (d, e)",
+        '"f, <g"',
+        "{h = [i, j]}",
+    ]
+
+
+GARBAGE = [
+    "",
+    "hello",
+    "module {\n}",
+    '"builtin.module"() ({',
+    '"builtin.module"() ({\n}, {',
+    '"tt.func"() : () -> () loc(unknown)',
+    '"builtin.module"() : (tensor<2 -> () loc(unknown)',
+    '"builtin.module"() {a = 1 : () -> () loc(unknown)',
+    TEXT.replace("<{value", "{value"),
+    TEXT.replace("^bb1(%a", "bb1(%a"),
+    TEXT.replace("%c = ", "%c := "),
+]
+
+
+@pytest.mark.parametrize("text", GARBAGE)
+def test_garbage(text: str) -> None:
+    """Text in another form is refused as such."""
+    with pytest.raises(ParseError):
+        parse(text)
+
+
+def test_damaged_text_raises_nothing_else() -> None:
+    """Whatever is wrong with a text, the parser either reads it or raises ParseError."""
+    draw = random.Random(0)
+    refused = 0
+    for _ in range(3000):
+        at = draw.randrange(len(TEXT))
+        damaged = TEXT[:at] + draw.choice(["", *'<>(){}[]",:%^#x0-= \n']) + TEXT[at + draw.randrange(4) :]
+        try:
+            parse(damaged)
+        except ParseError:
+            refused += 1
+
+    assert refused > 500
+
+
+# ------------------------------------------------------------------------------- operations that Triton 3.7 does not print
+
+PROGRAM = """\
+"builtin.module"() ({{
+  "tt.func"() <{{sym_name = "kernel"}}> ({{
+  ^bb0(%x: !tt.ptr<f32> loc(unknown), %out: !tt.ptr<{element}> loc(unknown)):
+    %a = "tt.load"(%x) <{{operandSegmentSizes = array<i32: 1, 0, 0>}}> : (!tt.ptr<f32>) -> f32 loc(unknown)
+    {lines}
+    "tt.store"(%out, %r) : (!tt.ptr<{element}>, {element}) -> () loc(unknown)
+    "tt.return"() : () -> () loc(unknown)
+  }}) : () -> () loc(unknown)
+}}) : () -> () loc(unknown)
+"""
+
+
+def executed(lines: str, element: str, x: float) -> Array:
+    """What `lines` make of %a, as the value %r of type `element`."""
+    function = Compiler(ttir.BUILDERS).function(parse(PROGRAM.format(lines=lines, element=element)))
+    cells = {"f32": np.array([x], np.float32), element: np.zeros(1, np.float32 if element == "f32" else np.int32)}
+    arrays = [np.array([x], np.float32), cells[element]]
+    regs: list[object] = [None] * function.slots
+    for (slot, kind), array in zip(function.arguments, arrays, strict=True):
+        memory = Memory("m", kind.element[1:], array, 0, np.array([0]), np.array([1]), str)
+        regs[slot] = Pointer(memory, (np.zeros(1, np.int64),))
+    execute(function, (1, 1, 1), regs, Budget(100, 10.0))
+    return arrays[1]
+
+
+@pytest.mark.parametrize("x", [1.5, -0.0, 0.0, float("inf")])
+def test_negation(x: float) -> None:
+    """arith.negf, printed from Triton 3.8 on, flips the sign of zero too."""
+    result = executed('%r = "arith.negf"(%a) : (f32) -> f32 loc(unknown)', "f32", x)
+
+    assert repr(float(result[0])) == repr(-x)
+
+
+COMPARED = '%b = "arith.cmpf"(%a, %a) <{{predicate = 1 : i64}}> : (f32, f32) -> i1 loc(unknown)\n'
+
+
+@pytest.mark.parametrize(
+    ("line", "what"),
+    [
+        ('%r = "arith.sitofp"(%b) : (i1) -> f32 loc("k.py":5:1)', "arith.sitofp: on booleans"),
+        ('%r = "arith.maxsi"(%b, %b) : (i1, i1) -> i1 loc("k.py":5:1)', "arith.maxsi: on booleans"),
+        ('%r = "arith.cmpi"(%b, %b) <{predicate = 2 : i64}> : (i1, i1) -> i1 loc("k.py":5:1)', "signed order of booleans"),
+        ('%r = "arith.frobnicate"(%b) : (i1) -> f32 loc("k.py":5:1)', "the operation arith.frobnicate"),
+        ('%r = "tt.bitcast"(%x) : (!tt.ptr<f32>) -> !tt.ptr<i8> loc("k.py":5:1)', "from pointers to f32 to pointers to i8"),
+    ],
+)
+def test_what_is_not_implemented_is_refused(line: str, what: str) -> None:
+    """An operation, or a form of one, that we would get wrong raises with its name and line, before anything runs."""
+    with pytest.raises(UnsupportedOperation, match=what) as caught:
+        executed(COMPARED.format() + line, "f32", 1.0)
+
+    assert caught.value.line == "k.py:5"
+
+
+def test_sign_extension_of_booleans() -> None:
+    """arith.extsi makes -1 of true."""
+    result = executed(COMPARED.format() + '%r = "arith.extsi"(%b) : (i1) -> i32 loc(unknown)', "i32", 1.0)
+
+    assert result.tolist() == [-1]
+
+
+def test_several_functions_are_refused() -> None:
+    """Calls that were not inlined are not implemented."""
+    function = PROGRAM.format(lines='%r = "arith.negf"(%a) : (f32) -> f32 loc(unknown)', element="f32")
+    inner = function.split("\n", 1)[1].rsplit("\n", 2)[0]
+
+    with pytest.raises(UnsupportedOperation, match="a module of 2 functions"):
+        Compiler(ttir.BUILDERS).function(parse(f'"builtin.module"() ({{\n{inner}\n{inner}\n}}) : () -> () loc(unknown)'))
+
+
+@pytest.mark.parametrize(
+    "text", ["garbage", PROGRAM.format(lines='%r = "arith.constant"() : () -> f32 loc(unknown)', element="f32")]
+)
+def test_drift_of_the_printed_form(text: str) -> None:
+    """Text that cannot be read, or lacks a property, is a drift of Triton's, which the message says with its version."""
+    with pytest.raises(
+        ttir.FrontEndDrift, match=r"triton \d+\.\d+.* prints IR that tridiff cannot read .*supported: 3\.6 to 3\.9"
+    ):
+        ttir._function(text)

@@ -1,0 +1,53 @@
+"""How well findings shrink: a planted defect ends as the case that a person would write into a bug report."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from tridiff.harness.engines.spec import EngineSpec
+from tridiff.harness.registry import builtin
+from tridiff.harness.runner.events import CaseDone, Event
+from tridiff.harness.runner.prove import prove_fault
+
+KERNEL = "decode_attention"
+MOST_RUNS = 400
+"""Cases that may be run to minimise one finding: a preset's, and then among all cases."""
+
+# What differs from the default case; where several cases are equally simple, each of them. One row, one head, pages of 16,
+# packed layouts, benign values and no model go without saying: they are the defaults.
+MINIMAL: dict[str, list[dict[str, Any]]] = {
+    "zero_length_rows_skipped": [{"seq_lens": (0,)}],
+    "last_split_dropped": [{"seq_lens": (2,), "num_kv_splits": 2}],
+    "lse_stride_packed": [{"seq_lens": (1, 1), "lse_layout": "padded_rows"}],
+    "page_offset_32bit": [{"far": "pages"}],
+    "head_blocks_cross_groups": [{"num_kv_heads": 2, "group_size": 17}],
+    "output_tail_unmasked": [{"head_dim_v": 17}, {"head_dim": 17, "head_dim_v": 17}],
+    # A page must begin inside a tile: on "hip" tiles have 8 keys, on "cuda" 64.
+    "key_dropped_at_page_start": [
+        {"seq_lens": (17,), "num_kv_splits": 2},
+        {"seq_lens": (17,), "platform": "cuda"},
+        {"seq_lens": (2,), "page_size": 1},
+    ],
+}
+
+
+@pytest.mark.parametrize("name", MINIMAL)
+def test_minimal_case(name: str) -> None:
+    """Nothing is left in the case that the defect does not need, and it takes no more than some hundred runs to get there."""
+    known = builtin()
+    runs: Counter[bool] = Counter()
+
+    def listen(event: Event) -> None:
+        if isinstance(event, CaseDone):
+            runs[event.shrinking] += 1
+
+    proof = prove_fault(known.fault(KERNEL, name), EngineSpec(), shrink_seconds=300.0, listener=listen)
+
+    case_type = known.op(KERNEL).case
+    assert proof.finding is not None
+    assert proof.shrunk
+    assert proof.finding.case in [case_type(**fields) for fields in MINIMAL[name]]
+    assert runs[True] <= MOST_RUNS
