@@ -342,6 +342,24 @@ def test_hole_costs_address_space_only() -> None:
     assert damage.where == "cache[1, 5]"
 
 
+def test_writes_may_be_declared_behind_a_hole() -> None:
+    """The first and the last element of a committed span can be declared like any other."""
+    arena = Arena()
+    spans = [(0, 4), (1000, 1004)]
+    view = arena.tensor("cache", (2, 4), torch.float32, strides=(1000, 1), committed=spans)
+    arena.declare_writes("cache", torch.tensor([[False] * 4, [True, False, False, True]]))
+    allocation = allocated(arena, "cache")
+
+    view[1, 0] = view[1, 3] = 1.0
+    legitimate = (allocation.changed(), allocation.unwritten())
+    view[0, 3] = 1.0
+    damage = allocation.changed()
+
+    assert legitimate == (None, None)
+    assert damage is not None
+    assert (damage.where, damage.count) == ("cache[0, 3]", 1)
+
+
 @pytest.mark.parametrize("elements", [2**50, 2**61])
 def test_too_large_a_tensor_is_a_staging_error(elements: int) -> None:
     """What no machine can hold is said in GiB, by name, and is no crash."""
