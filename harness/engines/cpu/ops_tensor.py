@@ -175,7 +175,7 @@ def _dot(op: Bound) -> Step:
     precision = op.operation.properties.get("inputPrecision", _IEEE)
     if element == "f32" and precision not in (_TF32, _IEEE):
         raise op.unsupported(f"inputPrecision {precision}")
-    prepare = formats.round_tf32 if element == "f32" and precision == _TF32 else np.asarray
+    prepare = formats.truncate_tf32 if element == "f32" and precision == _TF32 else np.asarray
     widen = np.int32 if element.startswith("i") else formats.compute_dtype(element)
     finish = formats.ROUND.get(op.result.element, np.asarray)
     target = formats.compute_dtype(op.result.element)

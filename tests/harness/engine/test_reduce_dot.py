@@ -17,7 +17,7 @@ import triton.language as tl
 
 from tridiff.harness.api import gaussian, integers
 from tridiff.harness.engines.cpu.errors import UnsupportedOperation
-from tridiff.harness.engines.cpu.formats import round_tf32
+from tridiff.harness.engines.cpu.formats import truncate_tf32
 from tridiff.harness.engines.spec import EngineSpec
 
 Run = Callable[..., None]
@@ -331,7 +331,7 @@ def test_dot_precision(run: Run, how: str) -> None:
 
     run(product, (1,), x, y, z, out, 16, 16, 64, left=False, right=False, how=how, spec=EngineSpec(target="sm_80"))
 
-    a, b = (torch.from_numpy(round_tf32(t.numpy())) if how == "tf32" else t for t in (x, y))
+    a, b = (torch.from_numpy(truncate_tf32(t.numpy())) if how == "tf32" else t for t in (x, y))
     exact = z.double() + a.double() @ b.double()
     # A sum of n + 1 terms in any order: n u (|z| + |a| |b|), see test_float_sum, and u for each product.
     bound = 66 * 2.0**-24 * (z.double().abs() + a.double().abs() @ b.double().abs())
@@ -341,15 +341,15 @@ def test_dot_precision(run: Run, how: str) -> None:
     assert how == "ieee" or ((exact - other).abs() > bound).any()
 
 
-def test_tf32_rounding() -> None:
-    """Ten bits, to nearest even; infinities and NaN stay."""
+def test_tf32_truncation() -> None:
+    """Ten bits, toward zero; infinities and NaN stay."""
     x = torch.tensor([1 + 2.0**-11, 1 + 3 * 2.0**-11, 1 + 2.0**-11 + 2.0**-23, -1 - 2.0**-11 - 2.0**-23, INF, -INF, NAN, 1e-40])
 
-    rounded = torch.from_numpy(round_tf32(x.numpy())).tolist()
+    cut = torch.from_numpy(truncate_tf32(x.numpy())).tolist()
 
-    assert rounded[:4] == [1.0, 1 + 2.0**-9, 1 + 2.0**-10, -1 - 2.0**-10]
-    assert rounded[4:6] == [INF, -INF]
-    assert math.isnan(rounded[6])
+    assert cut[:4] == [1.0, 1 + 2.0**-10, 1.0, -1.0]
+    assert cut[4:6] == [INF, -INF]
+    assert math.isnan(cut[6])
 
 
 def test_fp16_accumulator(run: Run) -> None:
