@@ -103,6 +103,8 @@ def prove(
     registry = _registry()
     spec = _spec(engine, target)
     kernels = registry.select(op or [], kernel or [])
+    if not any(registry.faults.get(known.name) for known in kernels):
+        raise UsageError(f"no fault is registered for {', '.join(known.name for known in kernels)}: nothing could be proven")
     proofs, interrupted = _prove(registry, kernels, spec, seed, max_examples)
     from tridiff.harness.report import document, text
 

@@ -50,7 +50,11 @@ def _twin(module: ModuleType, fault: Fault) -> ModuleType:
         raise PatchError(f"fault {fault.name!r}: cannot load {path}")
     twin = importlib.util.module_from_spec(spec)
     sys.modules[name] = twin
-    spec.loader.exec_module(twin)
+    try:
+        spec.loader.exec_module(twin)
+    except BaseException:
+        del sys.modules[name]
+        raise
     return twin
 
 

@@ -36,25 +36,26 @@ class Session:
         """Run to the end of the budget or to Ctrl-C; never raises KeyboardInterrupt."""
         started = time.monotonic()
         try:
-            for kernel in self.kernels:
-                self._fuzz(kernel)
+            for index, kernel in enumerate(self.kernels):
+                self._fuzz(kernel, self._share(index))
         except KeyboardInterrupt:
             self.interrupted = True
         self.elapsed = time.monotonic() - started
 
-    def _fuzz(self, kernel: Kernel) -> None:
+    def _fuzz(self, kernel: Kernel, budget: Budget) -> None:
         self.tallies[kernel.name] = Tally()
-        campaign = Campaign(KernelRef(kernel=kernel.name), self.spec, self.seed, self._share(), self._watch, self.registry)
+        campaign = Campaign(KernelRef(kernel=kernel.name), self.spec, self.seed, budget, self._watch, self.registry)
         try:
             campaign.run()
         finally:
             self.findings.update(campaign.findings)
 
-    def _share(self) -> Budget:
+    def _share(self, index: int) -> Budget:
+        """Of an example budget that cannot be divided, the first kernels get one more; each gets at least one."""
         count = len(self.kernels)
         examples, seconds = self.budget.examples, self.budget.seconds
         return Budget(
-            examples=None if examples is None else max(1, examples // count),
+            examples=None if examples is None else max(1, (examples + count - 1 - index) // count),
             seconds=None if seconds is None else seconds / count,
             shrink_seconds=self.budget.shrink_seconds,
         )

@@ -6,6 +6,7 @@ then always a prefix, and dropping the others is a slice.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -193,7 +194,7 @@ def _leave(body: Body, lanes: Lanes, entries: dict[str, _Entry]) -> list[tuple[_
     terminator = body.terminator
     if terminator.name == "tt.return":
         return []
-    lanes.budget.tick(str(terminator.location))
+    lanes.budget.tick(body.line)
     if terminator.name == "cf.br":
         return [_enter(entries[terminator.successors[0]], lanes, body.passed)]
     mask = lanes.array(body.passed[0])
@@ -214,6 +215,7 @@ def _enter(entry: _Entry, lanes: Lanes, passed: list[int]) -> tuple[_Entry, Lane
     return entry, lanes
 
 
+@functools.lru_cache(maxsize=4096)
 def _entries(function: Function) -> dict[str, _Entry]:
     blocks = {body.label: body for body in function.blocks}
     entries = {}

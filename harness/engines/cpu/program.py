@@ -25,6 +25,11 @@ class Body:
     terminator: Operation
     passed: list[int]
     reads: frozenset[int]
+    line: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Spell out the terminator's source line once: control flow asks for it at every jump."""
+        self.line = str(self.terminator.location)
 
     def run(self, lanes: Lanes) -> None:
         """All steps, in order, for all programs of `lanes`."""
