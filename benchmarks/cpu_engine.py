@@ -11,7 +11,7 @@ file has figures to compare with.
 # ruff: noqa: ANN001, ANN201 - jit functions carry no types
 # ruff: noqa: E402 - one BLAS thread a process, to be said before NumPy is imported
 # ruff: noqa: INP001, S603, T201 - a script, which starts itself and talks to the terminal
-# mypy: allow-untyped-defs, allow-untyped-decorators
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-decorators
 
 from __future__ import annotations
 
