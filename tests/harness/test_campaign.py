@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import sys
 import time
 from collections.abc import Callable
@@ -10,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from hypothesis.errors import Flaky
+from hypothesis.strategies import SearchStrategy
 from toy.family import registry
 from toy.strategies.scale import ScaleCase, cases
 
@@ -362,6 +365,17 @@ def test_session_counts(stage: Stage) -> None:
     assert run.elapsed > 0.0
 
 
+@pytest.mark.parametrize(("examples", "shares"), [(41, [21, 20]), (2, [1, 1]), (1, [1, 1])])
+def test_session_divides_its_budget(stage: Stage, examples: int, shares: list[int]) -> None:
+    """All examples are used, the remainder by the first kernels; no kernel goes without."""
+    run = session(lambda _event: None, examples=examples, kernels=2)
+
+    run.run()
+
+    assert [tally.examples for tally in run.tallies.values()] == shares
+    assert len(stage.cases) == sum(shares)
+
+
 def test_ctrl_c_between_cases(stage: Stage) -> None:
     """The session ends, says that it was interrupted, and keeps what it has."""
     run = session(Interrupting(CaseDone, at=25))
@@ -467,6 +481,51 @@ def test_bug_of_a_strategy_is_not_swallowed(stage: Stage) -> None:
         run.run()
     assert run.findings == {}
     assert stage.cases
+
+
+def unsteady() -> SearchStrategy[ScaleCase]:
+    """A strategy that never gives the same case twice."""
+    counter = itertools.count()
+    return cases().map(lambda case: dataclasses.replace(case, seed=next(counter)))
+
+
+def test_strategy_that_fails_once_is_not_swallowed(stage: Stage) -> None:
+    """Hypothesis calls it flaky; without a finding there is nothing that could be kept."""
+    known = registry()
+    raised: list[bool] = []
+
+    def broken(case: ScaleCase) -> ScaleCase:
+        if case.columns > 3 and not raised:
+            raised.append(True)
+            raise LookupError
+        return case
+
+    known.ops["scale"] = dataclasses.replace(known.op("scale"), strategy=lambda: cases().map(broken))
+
+    with pytest.raises(Flaky):
+        Campaign(KernelRef(kernel="scale"), EngineSpec(), 0, Budget(examples=100), lambda _event: None, known).run()
+    assert stage.cases
+
+
+def test_finding_that_cannot_be_repeated_is_kept(stage: Stage) -> None:
+    """What was seen once is reported as drawn, and as not fully shrunk."""
+    known = registry()
+    known.ops["scale"] = dataclasses.replace(known.op("scale"), strategy=unsteady)
+    failed: list[ScaleCase] = []
+
+    def kernel(case: ScaleCase) -> Outcome:
+        if case.columns > 9 and not case.preset and not failed:
+            failed.append(case)
+            return found("mismatch", case)
+        return clean(case)
+
+    stage.kernel = kernel
+    events: list[Event] = []
+
+    findings = Campaign(KernelRef(kernel="scale"), EngineSpec(), 0, Budget(examples=100), events.append, known).run()
+
+    assert [finding.case for finding in findings.values()] == failed
+    assert [event.shrunk for event in events if isinstance(event, FindingMinimal)] == [False]
 
 
 # Outcomes that are not judged

@@ -294,6 +294,7 @@ def test_prove_all_caught(invoke: Invoke, known: Registry) -> None:
         (["prove", "--target", "GFX942"], "unknown target 'GFX942': did you mean 'gfx942'?; targets: gfx90a, gfx942, "),
         (["prove", "--engine", ""], "unknown engine ''; engines: cpu"),
         (["prove", "--kernel", "scala"], "unknown kernel 'scala': did you mean 'scale'?; known: scale, scale_wrong"),
+        (["prove", "--kernel", "scale_wrong"], "no fault is registered for scale_wrong: nothing could be proven"),
         (["fuzz", "--out", "/dev/null/x"], "cannot write to /dev/null/x/findings: Not a directory; choose another folder "),
         (["repro", "none.json"], "none.json: no such file; give the path of a case file that tridiff wrote"),
         (["repro", "."], ".: cannot be read: "),

@@ -80,6 +80,22 @@ def test_inconclusive_verdict_is_passed_on(known: Registry) -> None:
     assert not outcome.conclusive
 
 
+def test_reference_learns_where_the_kernel_rounds(known: Registry) -> None:
+    """From the function that the kernel names, in the twin's own module where there is a fault; else it learns nothing."""
+    reference, told = known.references["scale"], []
+
+    def spy(inputs: Any, rounding: Any) -> Any:
+        told.append(dict(rounding))
+        return reference(inputs, rounding)
+
+    known.references["scale"] = spy
+    examined(known)
+    examined(known, plant(known, '{"additions": x.shape[1]}', '{"additions": 17}'))
+    examine(KernelRef(kernel="scale_wrong"), SPEC, CASE, known)
+
+    assert told == [{"additions": 3}, {"additions": 17}, {}]
+
+
 def test_unknown_names_are_usage_errors(known: Registry) -> None:
     """A kernel or fault that is not there is the caller's mistake."""
     with pytest.raises(UsageError, match="unknown kernel 'scal'"):

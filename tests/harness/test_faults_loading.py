@@ -101,6 +101,18 @@ def test_unfit_fault_is_not_loaded() -> None:
         load(KERNEL, fault(("no such text", "x")))
 
 
+def test_twin_that_cannot_be_imported() -> None:
+    """It raises what it raises, every time, and leaves no half-made module behind."""
+    broken = fault(("KERNELS = (", "raise LookupError('at import')\nKERNELS = ("))
+    before = set(sys.modules)
+
+    for _ in range(2):
+        with pytest.raises(LookupError, match="at import"):
+            load(KERNEL, broken)
+
+    assert set(sys.modules) == before
+
+
 def test_files_are_removed_when_the_process_ends() -> None:
     """Nothing stays behind in the folder for temporary files."""
     code = (

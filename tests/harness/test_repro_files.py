@@ -112,7 +112,7 @@ def test_missing_field(tmp_path: Path, name: str) -> None:
         ({"schema": True}, "schema True: this tridiff reads schema 1"),
         ({"schema": 1.0}, "schema 1.0: this tridiff reads schema 1"),
         ({"colour": 1, "age": 2}, "unknown field age, colour; fields: case, check, engine, kernel, message, op, schema, target"),
-        ({"op": 5}, "op=5: must be a string"),
+        ({"op": 5, "check": 6}, "op=5: must be a string"),
         ({"kernel": None}, "kernel=None: must be a string"),
         ({"engine": ["cpu"]}, "engine=['cpu']: must be a string"),
         ({"target": {}}, "target={}: must be a string"),

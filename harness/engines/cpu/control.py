@@ -77,7 +77,11 @@ def _trip_counts(lower: Array, upper: Array, step: Array, line: str) -> Array:
     if (step < 0).any():
         raise KernelError("launch", "a loop has a negative step, which Triton does not define", line)
     # A step of 0 is harmless where there is nothing to do.
-    return np.asarray(np.maximum(-(-distance // np.maximum(step, 1).astype(np.int64)), 0))
+    pace = np.maximum(step, 1).astype(np.int64)
+    trips = np.asarray(np.maximum(-(-distance // pace), 0))
+    if (lower.astype(np.int64) + trips * pace > np.iinfo(lower.dtype).max).any():
+        raise KernelError("hang", "a loop index wraps around before it reaches the upper bound", line)
+    return trips
 
 
 def _uniform_loop(

@@ -350,9 +350,9 @@ def library(x):
 
 
 @triton.jit
-def concatenate(x):
+def join(x):
     i = tl.arange(0, 2)
-    tl.store(x + tl.arange(0, 4), tl.cat(tl.load(x + i), tl.load(x + i + 2), can_reorder=True))
+    tl.store(x + i[:, None] * 2 + i[None, :], tl.join(tl.load(x + i), tl.load(x + i + 2)))
 
 
 @triton.jit
@@ -377,7 +377,7 @@ UNSUPPORTED = {
     "tt.elementwise_inline_asm": assembly,
     "math.erf": error_function,
     "tt.extern_elementwise": library,
-    "tt.cat": concatenate,
+    "tt.join": join,
     "tt.fp_to_fp": fp8_cast,
 }
 

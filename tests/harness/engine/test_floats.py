@@ -171,34 +171,28 @@ def nearest(value: Fraction, dtype: torch.dtype) -> float:
     return float(round(value / quantum) * quantum)  # round() of a Fraction breaks ties to even
 
 
-FMA_SCALES = {torch.float32: 24, torch.bfloat16: 8, torch.float16: 11}
+def hard_triples(digits: int) -> list[tuple[float, float, float]]:
+    """a * b + c next to the middle between two numbers of so many digits, nearer than a float64 sum can tell."""
+    tie, low, half = 2.0**-digits, 2.0 ** (4 - digits), 2.0 ** -(digits // 2)
+    below = [(half * (1 + low), tie / half * (1 - low), 1 + 2 * tie), (half, tie / half, 1.0), (half, tie / half, 1 + 2 * tie)]
+    # (2^23 + 2^12 + 1) (2^23 - 2^12 + 1) = 2^46 + 1
+    above = [(2.0**23 + 2.0**12 + 1, (2.0**23 - 2.0**12 + 1) * 2.0**-70, 1.0)] if digits == 24 else []
+    return [(a, sign * b, sign * c) for a, b, c in (*below, *above, (3.0, 1.0, -3.0)) for sign in (1, -1)]
 
 
 @pytest.mark.operations("math.fma")
-@pytest.mark.parametrize("dtype", FMA_SCALES, ids=str)
-def test_fma_rounds_once(elementwise: Elementwise, dtype: torch.dtype) -> None:
-    """The exact a * b + c is rounded once, also where the exact sum lies just beside the middle of two numbers."""
-    digits = FMA_SCALES[dtype]
-    one = Fraction(1)
-    tiny = one / 2**13 if dtype is torch.float16 else one / 2**40
-    triples = [
-        # The product alone is a tie; c breaks it by far less than float64 could hold beside it.
-        *((1 + one / 2 ** (digits - 1), 1 + s * one / 2, t * tiny) for s in (1, -1) for t in (1, -1, 0)),
-        *((one / 2 ** (digits // 2), one / 2 ** (digits - digits // 2), 1 + t * one / 2 ** (digits - 1)) for t in (0, 1, -1)),
-        (3 * one, one / 3 * 3, -3 * one),
-        *((Fraction(float(a)), Fraction(float(b)), Fraction(float(c))) for a, b, c in _moderate(dtype)),
-    ]
-    a, b, c = (torch.tensor([float(triple[i]) for triple in triples], dtype=dtype) for i in range(3))
+@pytest.mark.parametrize(("dtype", "digits"), [(torch.float32, 24), (torch.bfloat16, 8), (torch.float16, 11)], ids=str)
+def test_fma_rounds_once(elementwise: Elementwise, dtype: torch.dtype, digits: int) -> None:
+    """a * b + c is rounded once, also where the exact sum lies just beside the middle of two numbers."""
+    hard = torch.tensor(hard_triples(digits), dtype=torch.float64)
+    random = torch.from_numpy(words(1, "fma", 3 * 2000).astype(np.int64)).reshape(-1, 3) / 2.0**60
+    triples = torch.cat([hard, random]).to(dtype)
+    assert torch.equal(triples[: len(hard)].double(), hard)
 
-    result = elementwise(jit_fma, a, b, c)
+    result = elementwise(jit_fma, *(column.contiguous() for column in triples.unbind(1)))
 
-    exact = [Fraction(x) * Fraction(y) + Fraction(z) for x, y, z in zip(a.tolist(), b.tolist(), c.tolist(), strict=True)]
+    exact = [Fraction(a) * Fraction(b) + Fraction(c) for a, b, c in triples.tolist()]
     assert result.tolist() == [nearest(value, dtype) for value in exact]
-
-
-def _moderate(dtype: torch.dtype) -> Any:
-    values = torch.from_numpy(words(1, "fma", 3 * 2000).astype(np.int64)).reshape(-1, 3)
-    return (values.double() / 2.0**60).to(dtype).tolist()
 
 
 @triton.jit

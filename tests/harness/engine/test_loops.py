@@ -66,7 +66,7 @@ def python_sum_range(lower: int, upper: int, step: int) -> tuple[int, int]:
         ([1, 2, 3], [1, 2, 3], [1, 1, 1]),
         ([0], [9], [2]),
         ([0, 0], [0, 4], [0, 1]),
-        ([2147483640, 0], [2147483647, 3], [4, 1]),
+        ([2147483640, 0], [2147483647, 3], [7, 1]),
     ],
 )
 def test_for(run: Run, lower: list[int], upper: list[int], step: list[int]) -> None:
@@ -257,6 +257,15 @@ def test_step_of_zero_is_a_hang(run: Run) -> None:
     """A loop that would run, by nothing at a time; one that would not run is harmless."""
     with pytest.raises(KernelError, match="a loop has a step of 0") as caught:
         run(sum_range, (2,), ints(0, 0), ints(4, 4), ints(1, 0), ints(0, 0), ints(0, 0))
+
+    assert caught.value.check == "hang"
+    assert caught.value.line == line_of(sum_range, "for i")
+
+
+def test_wrapping_index_is_a_hang(run: Run) -> None:
+    """After 2147483644 comes -2147483648, which is below the upper bound again; a GPU goes round for ever."""
+    with pytest.raises(KernelError, match="a loop index wraps around") as caught:
+        run(sum_range, (2,), ints(0, 2147483640), ints(4, 2147483647), ints(1, 4), ints(0, 0), ints(0, 0))
 
     assert caught.value.check == "hang"
     assert caught.value.line == line_of(sum_range, "for i")

@@ -209,3 +209,14 @@ def test_path(access: Access, path: str) -> None:
     rows = memory._as_rows(filled(access, np.zeros(CELLS, np.int32)), access.offsets(), access.conditions(), access.shape)
 
     assert ("lanes" if rows is None else "rows") == path
+
+
+@pytest.mark.parametrize("order", [[0, 2, 1, 3], [0, 1, 2, 4], [3, 2, 1, 0], [0, 0, 0, 3], [0, 4, -1, 3]])
+def test_what_only_looks_like_a_run(order: list[int]) -> None:
+    """Rows are runs of consecutive cells from the first to the last, not just at both ends."""
+    content = np.arange(100, 100 + CELLS, dtype=np.int32)
+    terms = [np.array([[0], [10]]).reshape(1, 2, 1), np.array(order).reshape(1, 1, 4)]
+
+    loaded = gather(filled(Access(), content), terms, [], None, (2, 4))
+
+    assert loaded.tolist() == [[[100 + ORIGIN + row + at for at in order] for row in (0, 10)]]

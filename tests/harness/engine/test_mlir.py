@@ -9,8 +9,8 @@ import pytest
 
 from tridiff.harness.engines.cpu import ttir
 from tridiff.harness.engines.cpu.engine import execute
-from tridiff.harness.engines.cpu.errors import UnsupportedOperation
-from tridiff.harness.engines.cpu.formats import Array
+from tridiff.harness.engines.cpu.errors import KernelError, UnsupportedOperation
+from tridiff.harness.engines.cpu.formats import COMPUTE, Array
 from tridiff.harness.engines.cpu.ir import Frame, Location, Type
 from tridiff.harness.engines.cpu.machine import Budget
 from tridiff.harness.engines.cpu.memory import Memory
@@ -179,17 +179,22 @@ PROGRAM = """\
 """
 
 
-def executed(lines: str, element: str, x: float) -> Array:
-    """What `lines` make of %a, as the value %r of type `element`."""
-    function = Compiler(ttir.BUILDERS).function(parse(PROGRAM.format(lines=lines, element=element)))
-    cells = {"f32": np.array([x], np.float32), element: np.zeros(1, np.float32 if element == "f32" else np.int32)}
-    arrays = [np.array([x], np.float32), cells[element]]
+def execute_text(text: str, x: float) -> list[Array]:
+    """Run a program on two tensors of one element, the first of which holds `x`; what they hold afterwards."""
+    function = Compiler(ttir.BUILDERS).function(parse(text))
+    cells = [np.zeros(1, COMPUTE[kind.element[1:]]) for _, kind in function.arguments]
+    cells[0][0] = x
     regs: list[object] = [None] * function.slots
-    for (slot, kind), array in zip(function.arguments, arrays, strict=True):
+    for (slot, kind), array in zip(function.arguments, cells, strict=True):
         memory = Memory("m", kind.element[1:], array, 0, np.array([0]), np.array([1]), str)
         regs[slot] = Pointer(memory, (np.zeros(1, np.int64),))
     execute(function, (1, 1, 1), regs, Budget(100, 10.0))
-    return arrays[1]
+    return cells
+
+
+def executed(lines: str, element: str, x: float) -> Array:
+    """What `lines` make of %a, as the value %r of type `element`."""
+    return execute_text(PROGRAM.format(lines=lines, element=element), x)[1]
 
 
 @pytest.mark.parametrize("x", [1.5, -0.0, 0.0, float("inf")])
@@ -226,6 +231,29 @@ def test_sign_extension_of_booleans() -> None:
     result = executed(COMPARED.format() + '%r = "arith.extsi"(%b) : (i1) -> i32 loc(unknown)', "i32", 1.0)
 
     assert result.tolist() == [-1]
+
+
+@pytest.mark.parametrize(("x", "expected"), [(2.0, 0.0), (3.0, 1.0), (-1.0, 1.0)])
+def test_truncation_to_booleans(x: float, expected: float) -> None:
+    """arith.trunci keeps the lowest bit."""
+    lines = (
+        '%i = "arith.fptosi"(%a) : (f32) -> i32 loc(unknown)\n'
+        '%b = "arith.trunci"(%i) : (i32) -> i1 loc(unknown)\n'
+        '%r = "arith.uitofp"(%b) : (i1) -> f32 loc(unknown)'
+    )
+
+    assert executed(lines, "f32", x).tolist() == [expected]
+
+
+def test_endless_jumps_are_a_hang() -> None:
+    """A block that jumps back to itself, which Triton does not print, ends by the budget."""
+    jump = '"cf.br"()[^bb1] : () -> () loc("k.py":7:1)'
+    text = PROGRAM.format(lines=f'%r = "arith.negf"(%a) : (f32) -> f32 loc(unknown)\n{jump}\n^bb1:\n{jump}\n^bb2:', element="f32")
+
+    with pytest.raises(KernelError, match="more than 100 loop steps") as caught:
+        execute_text(text, 1.0)
+
+    assert (caught.value.check, caught.value.line) == ("hang", "k.py:7")
 
 
 def test_several_functions_are_refused() -> None:
