@@ -19,6 +19,7 @@ from tridiff.harness.engines.spec import DEFAULT_TARGET, EngineSpec, UsageError,
 if TYPE_CHECKING:
     from tridiff.harness.api import Fault, Found
     from tridiff.harness.registry import Registry
+    from tridiff.harness.runner.events import Event
     from tridiff.harness.runner.prove import Proof
 
 DEFAULT_SECONDS = 120.0
@@ -86,6 +87,8 @@ def fuzz(
     report = FuzzReport(_stdout(), _stderr(), folder, as_json=as_json)
     session = Session(kernels, spec, seed, Budget(examples=max_examples, seconds=seconds), report.listen, registry)
     report.run(session)
+    if session.unjudged and not session.findings:
+        raise UsageError(f"no case of {', '.join(session.unjudged)} could be judged: the run above says why")
     return Exit.FINDINGS if session.findings else Exit.CLEAN
 
 
@@ -118,19 +121,28 @@ def prove(
             _say(f"missed: {', '.join(missed)}")
         if interrupted:
             _say("interrupted: the faults above are those tried so far")
-    return Exit.CLEAN if all(proof.caught for proof in proofs) else Exit.FINDINGS
+    return Exit.CLEAN if not interrupted and all(proof.caught for proof in proofs) else Exit.FINDINGS
 
 
 def _prove(registry: Registry, kernels: list[Any], spec: EngineSpec, seed: int, examples: int) -> tuple[list[Proof], bool]:
     from tridiff.harness.report.progress import progress
+    from tridiff.harness.runner.events import CaseDone
+    from tridiff.harness.runner.interruption import Interruption
     from tridiff.harness.runner.prove import prove as prove_faults
 
     proofs: list[Proof] = []
     current = [""]
     total = sum(len(registry.faults.get(kernel.name, [])) for kernel in kernels)
 
+    interruption = Interruption()
+
     def announce(fault: Fault) -> None:
         current[0] = fault.name
+
+    def listen(event: Event) -> None:
+        shown.update()
+        if isinstance(event, CaseDone):
+            interruption.check()
 
     with progress(_stderr(), lambda: f"fault {len(proofs) + 1} of {total}: {current[0]}") as shown:
         results = prove_faults(
@@ -138,12 +150,13 @@ def _prove(registry: Registry, kernels: list[Any], spec: EngineSpec, seed: int, 
             spec,
             seed=seed,
             examples=examples,
-            listener=lambda _event: shown.update(),
+            listener=listen,
             announce=announce,
             registry=registry,
         )
         try:
-            proofs.extend(results)
+            with interruption.watching():
+                proofs.extend(results)
         except KeyboardInterrupt:
             return proofs, True
     return proofs, False

@@ -11,6 +11,7 @@ from tridiff.harness.registry import Registry, builtin
 from tridiff.harness.runner.campaign import Budget, Campaign
 from tridiff.harness.runner.events import CaseDone, Event, Listener, Tally
 from tridiff.harness.runner.examine import KernelRef
+from tridiff.harness.runner.interruption import Interruption
 
 
 @dataclass
@@ -31,13 +32,20 @@ class Session:
     findings: dict[str, Finding] = field(default_factory=dict)
     interrupted: bool = False
     elapsed: float = 0.0
+    _interruption: Interruption = field(default_factory=Interruption)
+
+    @property
+    def unjudged(self) -> list[str]:
+        """Kernels of which cases were drawn and not one could be judged: no findings there is no good news."""
+        return [name for name, tally in self.tallies.items() if tally.examples and not tally.clean + tally.failing]
 
     def run(self) -> None:
         """Run to the end of the budget or to Ctrl-C; never raises KeyboardInterrupt."""
         started = time.monotonic()
         try:
-            for index, kernel in enumerate(self.kernels):
-                self._fuzz(kernel, self._share(index))
+            with self._interruption.watching():
+                for index, kernel in enumerate(self.kernels):
+                    self._fuzz(kernel, self._share(index))
         except KeyboardInterrupt:
             self.interrupted = True
         self.elapsed = time.monotonic() - started
@@ -64,3 +72,5 @@ class Session:
         if isinstance(event, CaseDone):
             self.tallies[event.kernel].add(event)
         self.listener(event)
+        if isinstance(event, CaseDone):
+            self._interruption.check()

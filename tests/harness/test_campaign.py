@@ -604,6 +604,19 @@ def test_prove_is_strict_about_the_check(stage: Stage) -> None:
     assert proof.strays == sum(case.columns % 2 for case in stage.cases)
 
 
+def test_prove_ends_with_the_first_catch(stage: Stage) -> None:
+    """Once an expected check has fired, no further example is drawn, whatever else the fault breaks."""
+    known = registry()
+    stage.kernel = lambda case: found("mismatch", case, subject="odd" if case.columns % 2 else "even")
+    events: list[Event] = []
+
+    proof = prove_fault(known.fault("scale", "factor_off"), EngineSpec(), listener=events.append, registry=known)
+
+    assert proof.examples == drawn(events) == 1
+    assert proof.finding is not None
+    assert [event.finding.subject for event in events if isinstance(event, FindingSeen)] == [proof.finding.subject]
+
+
 def test_prove_says_what_is_not_fully_shrunk(stage: Stage) -> None:
     """Without time to shrink, the case as drawn is shown as what it is."""
     known = registry()

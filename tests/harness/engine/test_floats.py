@@ -172,7 +172,7 @@ def nearest(value: Fraction, dtype: torch.dtype) -> float:
 
 
 def hard_triples(digits: int) -> list[tuple[float, float, float]]:
-    """a * b + c next to the middle between two numbers of so many digits, nearer than a float64 sum can tell."""
+    """Triples whose a * b + c lies beside the middle of two numbers of so many digits, nearer than a float64 sum can tell."""
     tie, low, half = 2.0**-digits, 2.0 ** (4 - digits), 2.0 ** -(digits // 2)
     below = [(half * (1 + low), tie / half * (1 - low), 1 + 2 * tie), (half, tie / half, 1.0), (half, tie / half, 1 + 2 * tie)]
     # (2^23 + 2^12 + 1) (2^23 - 2^12 + 1) = 2^46 + 1
@@ -183,7 +183,7 @@ def hard_triples(digits: int) -> list[tuple[float, float, float]]:
 @pytest.mark.operations("math.fma")
 @pytest.mark.parametrize(("dtype", "digits"), [(torch.float32, 24), (torch.bfloat16, 8), (torch.float16, 11)], ids=str)
 def test_fma_rounds_once(elementwise: Elementwise, dtype: torch.dtype, digits: int) -> None:
-    """a * b + c is rounded once, also where the exact sum lies just beside the middle of two numbers."""
+    """The exact a * b + c is rounded once, also where the exact sum lies just beside the middle of two numbers."""
     hard = torch.tensor(hard_triples(digits), dtype=torch.float64)
     random = torch.from_numpy(words(1, "fma", 3 * 2000).astype(np.int64)).reshape(-1, 3) / 2.0**60
     triples = torch.cat([hard, random]).to(dtype)
