@@ -127,8 +127,8 @@ def _and(op: Bound) -> Step:
     def run(lanes: Lanes) -> None:
         x, y = lanes.value(a), lanes.value(b)
         if is_mask and (isinstance(x, Mask) or isinstance(y, Mask) or grows(dense(x), dense(y))):
-            terms = [*_conjuncts(x), *_conjuncts(y)]
-            lanes.regs[out] = Mask(terms)
+            terms = combined([*_conjuncts(x), *_conjuncts(y)], np.logical_and)
+            lanes.regs[out] = terms[0] if len(terms) == 1 else Mask(terms)
         else:
             lanes.regs[out] = dense(x) & dense(y)
 

@@ -89,13 +89,13 @@ class Pointer:
 Value = Array | Sum | Mask | Pointer
 
 
-def combined(terms: Sequence[Array]) -> list[Array]:
-    """The same sum with as few terms as possible: two are added where the result is no larger than the larger of them."""
+def combined(terms: Sequence[Array], join: Callable[[Array, Array], Array] = np.add) -> list[Array]:
+    """The same sum (or `join`) of fewer terms: two are joined where the result is no larger than the larger of them."""
     result: list[Array] = []
     for term in terms:
         for at, other in enumerate(result):
             if not grows(term, other):
-                result[at] = other + term
+                result[at] = join(other, term)
                 break
         else:
             result.append(term)

@@ -157,6 +157,29 @@ def test_carried_values_of_every_kind(run: Run, lengths: list[int]) -> None:
 
 
 @triton.jit
+def narrow_mask(x, out, trips, block: tl.constexpr):
+    """A mask that a long loop narrows again and again."""
+    i = tl.arange(0, block)[:, None]
+    j = tl.arange(0, block)[None, :]
+    mask = (i < block) & (j < block)
+    for trip in range(trips):
+        mask = mask & (i != trip) & (j != trip + 2)
+    tl.store(out + i * block + j, tl.load(x + i * block + j, mask=mask, other=-1))
+
+
+def test_long_conjunctions(run: Run) -> None:
+    """A mask that is narrowed 2000 times is the conjunction of all that."""
+    x = torch.arange(16, dtype=torch.int32).reshape(4, 4)
+    out = torch.zeros_like(x)
+
+    run(narrow_mask, (1,), x, out, 2000, 4)
+
+    assert out.tolist() == [[-1] * 4] * 4
+    run(narrow_mask, (1,), x, out, 1, 4)
+    assert out.tolist() == [[-1] * 4, [4, 5, -1, 7], [8, 9, -1, 11], [12, 13, -1, 15]]
+
+
+@triton.jit
 def collatz(x, out):
     """Steps to 1, with an `if` in a `while`."""
     p = tl.program_id(0)

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 import triton
 import triton.language as tl
+
+from tridiff.harness.engines.cpu.values import combined
 
 Run = Callable[..., None]
 
@@ -152,3 +155,13 @@ def test_sums_of_terms_in_arithmetic(run: Run) -> None:
     chosen = torch.where(total % 2 == 0, (total - 1) * 2, 1 - total)
     bits = (total & 6) | ((j << 4) ^ (i > j).long())
     assert torch.equal(out, chosen + bits + x[(total + 1) // 2])
+
+
+def test_conjunctions_stay_short() -> None:
+    """However many masks are joined, no more terms are kept than there are shapes that do not fit together."""
+    rows, columns = np.ones((1, 4, 1), np.bool_), np.ones((1, 1, 8), np.bool_)
+
+    terms = combined([rows, columns] * 1000, np.logical_and)
+
+    assert [term.shape for term in terms] == [rows.shape, columns.shape]
+    assert {term.dtype for term in terms} == {np.dtype(np.bool_)}
