@@ -7,7 +7,7 @@ then always a prefix, and dropping the others is a slice.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +15,8 @@ import numpy as np
 
 from tridiff.harness.engines.cpu.errors import KernelError
 from tridiff.harness.engines.cpu.formats import Array
-from tridiff.harness.engines.cpu.machine import Lanes, Step
-from tridiff.harness.engines.cpu.program import Body, Bound, Builder, Function
+from tridiff.harness.engines.cpu.machine import POSITION_SLOT, PROGRAM_ID_SLOTS, Lanes, Step
+from tridiff.harness.engines.cpu.program import JUMPS, Body, Bound, Builder, Function
 from tridiff.harness.engines.cpu.values import Value, merged, take
 
 Pieces = list[tuple[list[Value], int]]
@@ -183,21 +183,53 @@ class _Entry:
     live: frozenset[int]
 
 
-def run_function(function: Function, lanes: Lanes) -> None:
-    """Execute the control-flow graph; programs that branch differently part ways for good."""
-    entries = _entries(function)
-    pending = [(entries[function.blocks[0].label], lanes)]
+def run_function(function: Function, lanes: Lanes) -> list[Value]:
+    """Execute a function; its results, for the programs in the order in which they entered."""
+    return run_blocks(function.blocks, lanes)
+
+
+def run_blocks(blocks: Sequence[Body], lanes: Lanes) -> list[Value]:
+    """Execute a control-flow graph; programs that branch differently part ways until they return."""
+    if len(blocks) == 1:
+        return _run_side(blocks[0], lanes)
+    entries = _entries(tuple(blocks))
+    pending = [(entries[blocks[0].label], lanes)]
+    pieces: Pieces = []
+    order: list[Array] = []
     while pending:
         entry, group = pending.pop()
-        entry.body.run(group)
-        # Reversed, so that the first successor runs first.
-        pending.extend(reversed(_leave(entry.body, group, entries)))
+        results = _run_side(entry.body, group)
+        if entry.body.terminator.name in JUMPS:
+            # Reversed, so that the first successor runs first.
+            pending.extend(reversed(_leave(entry.body, group, entries)))
+        elif results:
+            pieces.append((results, group.count))
+            order.append(group.array(POSITION_SLOT))
+    if len(pieces) <= 1:
+        return pieces[0][0] if pieces else []
+    return _merge(pieces, np.concatenate(order), len(pieces[0][0]))
+
+
+def build_call(op: Bound) -> Step:
+    """tt.call: a function that is not inlined, with registers of its own."""
+    callee = op.callee
+    if callee is None:
+        raise op.unsupported("a function that the module does not define")
+
+    def run(lanes: Lanes) -> None:
+        regs: list[Any] = [None] * callee.slots
+        regs[:PROGRAM_ID_SLOTS] = lanes.regs[:PROGRAM_ID_SLOTS]
+        regs[POSITION_SLOT] = np.arange(lanes.count)
+        for slot, (parameter, _) in zip(op.ins, callee.arguments, strict=True):
+            regs[parameter] = lanes.value(slot)
+        lanes.budget.tick(op.line)
+        _assign(lanes, op.outs, run_function(callee, Lanes(regs, lanes.count, lanes.grid, lanes.budget, lanes.space)))
+
+    return run
 
 
 def _leave(body: Body, lanes: Lanes, entries: dict[str, _Entry]) -> list[tuple[_Entry, Lanes]]:
     terminator = body.terminator
-    if terminator.name == "tt.return":
-        return []
     lanes.budget.tick(body.line)
     if terminator.name == "cf.br":
         return [_enter(entries[terminator.successors[0]], lanes, body.passed)]
@@ -220,8 +252,8 @@ def _enter(entry: _Entry, lanes: Lanes, passed: list[int]) -> tuple[_Entry, Lane
 
 
 @functools.lru_cache(maxsize=4096)
-def _entries(function: Function) -> dict[str, _Entry]:
-    blocks = {body.label: body for body in function.blocks}
+def _entries(graph: tuple[Body, ...]) -> dict[str, _Entry]:
+    blocks = {body.label: body for body in graph}
     entries = {}
     for label, body in blocks.items():
         seen, queue = {label}, [label]
@@ -233,4 +265,4 @@ def _entries(function: Function) -> dict[str, _Entry]:
     return entries
 
 
-BUILDERS: dict[str, Builder] = {"scf.if": build_if, "scf.for": build_for, "scf.while": build_while}
+BUILDERS: dict[str, Builder] = {"scf.if": build_if, "scf.for": build_for, "scf.while": build_while, "tt.call": build_call}

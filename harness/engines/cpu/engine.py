@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,9 +16,10 @@ from tridiff.harness.engines.cpu.control import run_function
 from tridiff.harness.engines.cpu.errors import KernelError, UnsupportedOperation
 from tridiff.harness.engines.cpu.formats import Array
 from tridiff.harness.engines.cpu.ir import Type
-from tridiff.harness.engines.cpu.machine import PROGRAM_ID_SLOTS, Budget, Lanes
+from tridiff.harness.engines.cpu.machine import RESERVED_SLOTS, Budget, Lanes
 from tridiff.harness.engines.cpu.memory import Memory
 from tridiff.harness.engines.cpu.program import Function
+from tridiff.harness.engines.cpu.space import Space
 from tridiff.harness.engines.cpu.ttir import compiled
 from tridiff.harness.engines.cpu.values import Pointer
 from tridiff.harness.engines.spec import EngineSpec
@@ -53,10 +54,13 @@ class _Stage:
         self._spec = spec
         self._names = specialisations
         self._owners = {_address(allocation.storage): allocation for allocation in arena}
+        self._scratch: list[torch.Tensor] = []
+        self._storages: dict[tuple[int, str], Memory] = {}
 
     def poison(self, tensor: torch.Tensor) -> None:
         """Fill a launcher's uninitialised tensor."""
         if tensor.numel():
+            self._scratch.append(tensor)
             bits = pattern(tensor.dtype, self._arena.poison, Zone.SCRATCH)
             tensor.view(RAW[tensor.element_size()]).fill_(bits)
 
@@ -70,62 +74,81 @@ class _Stage:
         regs: list[Any] = [None] * function.slots
         for name, (slot, kind) in zip(names, function.arguments, strict=True):
             regs[slot] = self._argument(name, launch.arguments[name], kind)
-        execute(function, launch.grid, regs, Budget(self._spec.max_steps, self._spec.max_seconds))
+        space = Space(self._memories, self._arena.poison)
+        execute(function, launch.grid, regs, Budget(self._spec.max_steps, self._spec.max_seconds), space)
 
     def _argument(self, name: str, value: Any, kind: Type) -> Any:
         if not kind.is_pointer:
             return formats.scalar(value, kind.element)
         if not isinstance(value, torch.Tensor):
             raise UnsupportedOperation(f"the pointer argument {name} is a {type(value).__name__}, not a tensor")
-        return Pointer(self._memory(name, value, kind.element[1:]), (np.zeros(1, dtype=np.int64),))
+        return _pointer(self._storage(f"scratch {name}", value), value, kind.element[1:])
 
-    def _memory(self, name: str, tensor: torch.Tensor, element: str) -> Memory:
-        formats.compute_dtype(element)
+    def _storage(self, name: str, tensor: torch.Tensor) -> Memory:
+        """The storage behind `tensor` as integers of its item size; remembered, which also keeps its address from reuse."""
         owner = self._owners.get(_address(tensor))
-        cells = _cells(tensor, element)
-        spans = owner.legal if owner else ((0, cells.size),)
-        return Memory(
-            name=owner.name if owner else f"scratch {name}",
-            element=element,
-            cells=cells,
-            origin=int(tensor.storage_offset()),
-            starts=np.array([start for start, _ in spans], dtype=np.int64),
-            stops=np.array([stop for _, stop in spans], dtype=np.int64),
-            locate=_locator(name, owner, cells.size),
-        )
+        title = owner.name if owner else name
+        key = (_address(tensor), title)
+        if key not in self._storages:
+            source = owner.storage if owner else tensor
+            cells = _cells(source)
+            spans = owner.legal if owner else ((0, cells.size),)
+            self._storages[key] = Memory(
+                name=title,
+                element=f"i{8 * source.element_size()}",
+                cells=cells,
+                origin=0,
+                starts=np.array([start for start, _ in spans], dtype=np.int64),
+                stops=np.array([stop for _, stop in spans], dtype=np.int64),
+                locate=_locator(title, owner, cells.size),
+                address=_address(tensor),
+            )
+        return self._storages[key]
+
+    def _memories(self) -> Iterator[Memory]:
+        """All storages that this launch may know the address of: the Case's, the launcher's own, and its arguments'."""
+        for allocation in self._arena:
+            yield self._storage(allocation.name, allocation.storage)
+        for tensor in self._scratch:
+            yield self._storage("scratch", tensor)
+        yield from list(self._storages.values())
 
 
 def _address(tensor: torch.Tensor) -> int:
     return int(tensor.untyped_storage().data_ptr())
 
 
-def _cells(tensor: torch.Tensor, element: str) -> Array:
-    """The whole storage behind `tensor` as a flat array in memory format; writes go through."""
-    stored = np.dtype(formats.MEMORY[element])
-    if stored.itemsize != tensor.element_size():
-        raise UnsupportedOperation(f"a tensor of {tensor.dtype} used as a pointer to {element}")
+def _cells(tensor: torch.Tensor) -> Array:
+    """The whole storage behind `tensor` as a flat array of integers; writes go through."""
     count = tensor.untyped_storage().nbytes() // tensor.element_size()
     flat = torch.as_strided(tensor.detach(), (count,), (1,), 0)
-    return flat.view(RAW[tensor.element_size()]).numpy().view(stored)
+    return np.asarray(flat.view(RAW[tensor.element_size()]).numpy())
+
+
+def _pointer(storage: Memory, tensor: torch.Tensor, element: str) -> Pointer:
+    formats.compute_dtype(element)
+    size = np.dtype(formats.MEMORY[element]).itemsize
+    start = int(tensor.storage_offset()) * tensor.element_size()
+    return Pointer(storage.viewed_as(element, start % size), (np.full(1, start // size, dtype=np.int64),))
 
 
 def _locator(name: str, owner: Allocation | None, size: int) -> Callable[[int], str]:
     if owner is not None:
         return owner.locate
-    return lambda cell: f"element {cell} of {size} of scratch {name}"
+    return lambda cell: f"element {cell} of {size} of {name}"
 
 
-def execute(function: Function, grid: tuple[int, int, int], regs: list[Any], budget: Budget) -> None:
+def execute(function: Function, grid: tuple[int, int, int], regs: list[Any], budget: Budget, space: Space) -> None:
     """Run all programs of `grid`, x fastest, in chunks that bound the memory of live values."""
     total = grid[0] * grid[1] * grid[2]
-    chunk = min(MAX_CHUNK, max(1, LIVE_ELEMENTS // function.largest))
+    chunk = 1 if function.waits else min(MAX_CHUNK, max(1, LIVE_ELEMENTS // function.largest))
     for start in range(0, total, chunk):
         index = np.arange(start, min(start + chunk, total), dtype=np.int64)
         registers = list(regs)
         ids = (index % grid[0], index // grid[0] % grid[1], index // (grid[0] * grid[1]))
-        registers[:PROGRAM_ID_SLOTS] = [axis.astype(np.int32) for axis in ids]
+        registers[:RESERVED_SLOTS] = [*(axis.astype(np.int32) for axis in ids), index - start]
         budget.restart()
-        run_function(function, Lanes(registers, len(index), grid, budget))
+        run_function(function, Lanes(registers, len(index), grid, budget, space))
 
 
 __all__ = ["CpuEngine", "KernelError", "UnsupportedOperation", "execute"]

@@ -8,10 +8,14 @@ from typing import Any
 
 from tridiff.harness.engines.cpu.errors import KernelError
 from tridiff.harness.engines.cpu.formats import Array
+from tridiff.harness.engines.cpu.space import Space
 from tridiff.harness.engines.cpu.values import Value, dense, take
 
 PROGRAM_ID_SLOTS = 3
 """Registers 0, 1 and 2 hold the program ids of the three grid axes."""
+POSITION_SLOT = 3
+"""Register 3 holds each program's place among those that entered the function."""
+RESERVED_SLOTS = 4
 
 
 class Budget:
@@ -39,13 +43,14 @@ class Budget:
 class Lanes:
     """Registers of `count` programs; an SSA value lives in the slot that the compiler gave it."""
 
-    __slots__ = ("budget", "count", "grid", "regs")
+    __slots__ = ("budget", "count", "grid", "regs", "space")
 
-    def __init__(self, regs: list[Any], count: int, grid: tuple[int, int, int], budget: Budget) -> None:
+    def __init__(self, regs: list[Any], count: int, grid: tuple[int, int, int], budget: Budget, space: Space) -> None:
         self.regs = regs
         self.count = count
         self.grid = grid
         self.budget = budget
+        self.space = space
 
     def subset(self, chosen: Any, count: int, slots: Iterable[int]) -> Lanes:
         """The programs `chosen` alone; only `slots` are carried over, so a region must name all that it reads."""
@@ -54,7 +59,7 @@ class Lanes:
             # None: a block on the way there computes it first.
             if self.regs[slot] is not None:
                 regs[slot] = take(self.regs[slot], chosen)
-        return Lanes(regs, count, self.grid, self.budget)
+        return Lanes(regs, count, self.grid, self.budget, self.space)
 
     def array(self, slot: int) -> Array:
         """The register as one array."""

@@ -1,4 +1,4 @@
-"""Memory as a kernel sees it: one `Memory` per pointer argument, with exact bounds, gathers and scatters.
+"""Memory as a kernel sees it: one `Memory` per tensor and format, with exact bounds, gathers and scatters.
 
 Addresses arrive as terms (see `values`). Where one axis of the tensor is a run of consecutive elements, whole rows are
 copied through a sliding view; otherwise every lane is gathered on its own. Bounds are checked before anything is touched.
@@ -7,11 +7,12 @@ copied through a sliding view; otherwise every lane is gathered on its own. Boun
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
+from tridiff.harness.api import Poison
 from tridiff.harness.engines.cpu import formats
 from tridiff.harness.engines.cpu.formats import Array
 
@@ -28,10 +29,11 @@ class OutOfBounds(Exception):
 
 @dataclass(frozen=True, eq=False)
 class Memory:
-    """What one pointer argument points into.
+    """What a pointer points into.
 
-    `cells`: flat array of the whole storage in its memory format. `origin`: the cell that the argument points at.
-    `starts`, `stops`: the legal spans of cells, sorted. `locate`: cell -> where that is, in words.
+    `cells`: flat array of the whole storage in its memory format. `origin`: the cell that an offset of 0 means.
+    `starts`, `stops`: the legal spans of cells, sorted. `locate`: cell -> where that is, in words. `address`: of cell 0, in
+    bytes.
     """
 
     name: str
@@ -41,10 +43,38 @@ class Memory:
     starts: Array
     stops: Array
     locate: Callable[[int], str]
+    address: int = 0
+    _views: dict[tuple[str, int], Memory] = field(default_factory=dict)
 
-    def viewed_as(self, element: str) -> Memory:
-        """The same cells in another format of their size."""
-        return replace(self, element=element, cells=self.cells.view(np.dtype(formats.MEMORY[element])))
+    @property
+    def itemsize(self) -> int:
+        """Bytes of a cell."""
+        return int(self.cells.dtype.itemsize)
+
+    def viewed_as(self, element: str, skip: int = 0) -> Memory:
+        """The same bytes in another format, without the first `skip`; its origin is its cell 0.
+
+        A cell of the view is legal where all its bytes are.
+        """
+        key = (element, skip)
+        if key not in self._views:
+            self._views[key] = self._view(element, skip)
+        return self._views[key]
+
+    def _view(self, element: str, skip: int) -> Memory:
+        stored = np.dtype(formats.MEMORY[element])
+        old, new = self.itemsize, stored.itemsize
+        content = self.cells.view(np.uint8)[skip:]
+        return Memory(
+            name=self.name,
+            element=element,
+            cells=content[: content.size // new * new].view(stored),
+            origin=0,
+            starts=-((skip - self.starts * old) // new),
+            stops=(self.stops * old - skip) // new,
+            locate=lambda cell: self.locate((cell * new + skip) // old),
+            address=self.address + skip,
+        )
 
     def check(self, first: Array, length: int, programs: Callable[[], Array]) -> None:
         """Raise `OutOfBounds` unless all runs of `length` cells that begin at `first` are legal.
@@ -85,16 +115,34 @@ class _Rows:
     active: Array | None
 
 
-def gather(memory: Memory, terms: Sequence[Array], masks: Sequence[Array], other: Array | None, shape: tuple[int, ...]) -> Array:
-    """Load a tensor of `shape` for every program; lanes where a mask is false hold `other`, or poison without one."""
+def gather(
+    memory: Memory,
+    terms: Sequence[Array],
+    masks: Sequence[Array],
+    other: Array | None,
+    shape: tuple[int, ...],
+    *,
+    poison: Poison = Poison.LOUD,
+) -> Array:
+    """Load a tensor of `shape` for every program; lanes where a mask is false hold `other`, or `poison` without one."""
     rows = _as_rows(memory, terms, masks, shape)
-    fill = _poison(memory.element, len(shape) + 1) if other is None else other
+    fill = undefined(memory.element, len(shape) + 1, poison) if other is None else other
     return _gather_rows(memory, rows, fill, shape) if rows else _gather_lanes(memory, terms, masks, fill)
 
 
-def _poison(element: str, rank: int) -> Array:
-    """What masked-off lanes hold, with `rank` axes of size one."""
-    return np.full((1,) * rank, formats.masked_off(element), dtype=formats.compute_dtype(element))
+_QUIET_FLOAT = 96.0
+"""Finite, and exact in every format, FP8 included."""
+
+
+def undefined(element: str, rank: int, poison: Poison) -> Array:
+    """What lanes hold whose value the language leaves open, with `rank` axes of size one.
+
+    NaN or a recognisable integer; another value under other poison, so that a result that depends on it changes.
+    """
+    value = formats.masked_off(element)
+    if poison is Poison.QUIET:
+        value = not value if element == "i1" else ~value if isinstance(value, int) else _QUIET_FLOAT
+    return np.full((1,) * rank, value, dtype=formats.compute_dtype(element))
 
 
 def scatter(memory: Memory, terms: Sequence[Array], masks: Sequence[Array], values: Array, shape: tuple[int, ...]) -> None:
@@ -105,6 +153,17 @@ def scatter(memory: Memory, terms: Sequence[Array], masks: Sequence[Array], valu
         _scatter_rows(memory, rows, raw)
     else:
         _scatter_lanes(memory, terms, masks, raw)
+
+
+def active_cells(memory: Memory, terms: Sequence[Array], masks: Sequence[Array], shape: tuple[int, ...]) -> tuple[Array, Array]:
+    """The cells of all active lanes (one-dimensional, in row order) and where those are; `shape` starts with the programs."""
+    cells = np.broadcast_to(_total(terms, memory.origin, len(shape)), shape)
+    where = np.ones(shape, dtype=np.bool_)
+    for mask in masks:
+        where = where & mask
+    chosen = cells[where]
+    memory.check(chosen, 1, lambda: _programs(cells)[where])
+    return chosen, where
 
 
 def _as_rows(memory: Memory, terms: Sequence[Array], masks: Sequence[Array], shape: tuple[int, ...]) -> _Rows | None:

@@ -10,8 +10,9 @@ import numpy as np
 from tridiff.harness.engines.cpu import formats
 from tridiff.harness.engines.cpu.formats import Array
 from tridiff.harness.engines.cpu.machine import Lanes, Step
+from tridiff.harness.engines.cpu.ops_memory import bitcast_pointer
 from tridiff.harness.engines.cpu.program import Bound, Builder
-from tridiff.harness.engines.cpu.values import Mask, Pointer, Sum, Value, combined, dense, grows
+from tridiff.harness.engines.cpu.values import Mask, MixedPointer, Pointer, Sum, Value, chosen_pointer, combined, dense, grows
 
 Unary = Callable[[Array], Array]
 Binary = Callable[[Array, Array], Array]
@@ -198,20 +199,12 @@ def _select(op: Bound) -> Step:
     def run(lanes: Lanes) -> None:
         mask, x, y = lanes.array(condition), lanes.value(a), lanes.value(b)
         mask = mask.reshape(*mask.shape, *axes)
-        if isinstance(x, Pointer) and isinstance(y, Pointer):
-            lanes.regs[out] = _select_pointer(mask, x, y, op)
+        if isinstance(x, (Pointer, MixedPointer)) and isinstance(y, (Pointer, MixedPointer)):
+            lanes.regs[out] = chosen_pointer(mask, x, y)
         else:
             lanes.regs[out] = np.where(mask, dense(x), dense(y))
 
     return run
-
-
-def _select_pointer(mask: Array, x: Pointer, y: Pointer, op: Bound) -> Value:
-    if x.memory is y.memory:
-        return Pointer(x.memory, (np.where(mask, x.offsets(), y.offsets()),))
-    if mask.all() or not mask.any():
-        return x if mask.flat[0] else y
-    raise op.unsupported("a pointer that comes from different tensors in different programs")
 
 
 def _constant(op: Bound) -> Step:
@@ -320,7 +313,7 @@ def _bitcast(op: Bound) -> Step:
     (a,), (out,) = op.ins, op.outs
     source, target = op.operand(0).element, op.result.element
     if op.result.is_pointer:
-        return _bitcast_pointer(op, source.removeprefix("*"), target.removeprefix("*"))
+        return bitcast_pointer(op)
     stored = formats.MEMORY.get(target)
     if stored is None or source not in formats.MEMORY or "i1" in {source, target}:
         raise op.unsupported(f"from {source} to {target}")
@@ -328,22 +321,6 @@ def _bitcast(op: Bound) -> Step:
     def run(lanes: Lanes) -> None:
         raw = np.ascontiguousarray(formats.encode(lanes.array(a), source))
         lanes.regs[out] = formats.decode(raw.view(stored), target)
-
-    return run
-
-
-def _bitcast_pointer(op: Bound, source: str, target: str) -> Step:
-    """The same cells in another format of their size: Triton reaches booleans through pointers to int8."""
-    (a,), (out,) = op.ins, op.outs
-    sizes = [np.dtype(formats.MEMORY[element]).itemsize for element in (source, target) if element in formats.MEMORY]
-    if len(sizes) != 2 or sizes[0] != sizes[1]:
-        raise op.unsupported(f"from pointers to {source} to pointers to {target}")
-
-    def run(lanes: Lanes) -> None:
-        pointer = lanes.value(a)
-        if not isinstance(pointer, Pointer):
-            raise op.unsupported("a pointer that was loaded from memory")
-        lanes.regs[out] = Pointer(pointer.memory.viewed_as(target), pointer.terms)
 
     return run
 

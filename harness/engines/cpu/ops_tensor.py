@@ -1,4 +1,4 @@
-"""Triton's own operations: programs, shapes, memory, dot and reduce."""
+"""Triton's own operations: programs, shapes, shapes and dot."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ from collections.abc import Callable
 
 import numpy as np
 
-from tridiff.harness.engines.cpu import formats, memory
-from tridiff.harness.engines.cpu.errors import KernelError
+from tridiff.harness.engines.cpu import formats
 from tridiff.harness.engines.cpu.formats import Array
 from tridiff.harness.engines.cpu.machine import Lanes, Step
-from tridiff.harness.engines.cpu.memory import OutOfBounds
-from tridiff.harness.engines.cpu.program import Body, Bound, Builder
-from tridiff.harness.engines.cpu.values import Mask, Pointer, Sum, Value, dense, full, mapped
+from tridiff.harness.engines.cpu.memory import undefined
+from tridiff.harness.engines.cpu.program import Bound, Builder
+from tridiff.harness.engines.cpu.values import full, mapped
 
 _TF32, _IEEE = 0, 2
 """Values of the attribute inputPrecision (TF32, TF32x3, IEEE, BF16x3, BF16x6)."""
@@ -95,76 +94,83 @@ def _reshape(op: Bound) -> Step:
     return run
 
 
-def _addptr(op: Bound) -> Step:
-    (pointer, offset), (out,) = op.ins, op.outs
+def _join(op: Bound) -> Step:
+    """Two tensors side by side along a new last axis."""
+    (a, b), (out,) = op.ins, op.outs
+    shape = op.operand(0).shape
 
     def run(lanes: Lanes) -> None:
-        base, by = lanes.value(pointer), lanes.value(offset)
-        if not isinstance(base, Pointer):
-            raise op.unsupported("a pointer that was loaded from memory")
-        terms = by.exact_terms() if isinstance(by, Sum) else [dense(by).astype(np.int64, copy=False)]
-        lanes.regs[out] = base.moved(terms)
+        lanes.regs[out] = _stacked([lanes.array(a), lanes.array(b)], shape, len(shape) + 1)
 
     return run
 
 
-def _mask_terms(value: Value) -> list[Array]:
-    return value.terms if isinstance(value, Mask) else [dense(value)]
+def _stacked(parts: list[Array], shape: tuple[int, ...], axis: int) -> Array:
+    programs = max(part.shape[0] for part in parts)
+    return np.stack([np.broadcast_to(part, (programs, *shape)) for part in parts], axis=axis)
 
 
-def _load(op: Bound) -> Step:
+def _split(op: Bound) -> Step:
+    """The two halves of a last axis of size two."""
+    (a,) = op.ins
+    shape = op.operand(0).shape
+
+    def run(lanes: Lanes) -> None:
+        whole = full(lanes.array(a), shape)
+        for half, out in enumerate(op.outs):
+            lanes.regs[out] = whole[..., half]
+
+    return run
+
+
+def _cat(op: Bound) -> Step:
+    """One tensor after the other; Triton leaves the order of the result's elements open (can_reorder)."""
+    (a, b), (out,) = op.ins, op.outs
+    shape = op.operand(0).shape
+
+    def run(lanes: Lanes) -> None:
+        pair = _stacked([lanes.array(a), lanes.array(b)], shape, 1)
+        lanes.regs[out] = pair.reshape(pair.shape[0], -1, *shape[1:])
+
+    return run
+
+
+def _gather(op: Bound) -> Step:
+    """Elements picked along an axis; an index outside gives an undefined value."""
+    (source, index), (out,) = op.ins, op.outs
+    axis = op.operation.properties["axis"] + 1
+    shapes = op.operand(0).shape, op.operand(1).shape
+    element, size = op.operand(0).element, op.operand(0).shape[axis - 1]
+
+    def run(lanes: Lanes) -> None:
+        values, places = (full(lanes.array(slot), shape) for slot, shape in zip((source, index), shapes, strict=True))
+        inside = (places >= 0) & (places < size)
+        picked = np.take_along_axis(values, np.where(inside, places, 0).astype(np.int64), axis=axis)
+        unknown = undefined(element, picked.ndim, lanes.space.poison)
+        lanes.regs[out] = picked if inside.all() else np.where(inside, picked, unknown)
+
+    return run
+
+
+def _histogram(op: Bound) -> Step:
+    """Counts of the values 0, 1, 2, ..., of active lanes.
+
+    Of a value beyond the last bin only the low bits count: Triton's lowering looks at no others (HistogramOpToLLVM).
+    """
     (out,) = op.outs
-    sizes = op.operation.properties["operandSegmentSizes"]
-    pointer = op.ins[0]
-    mask = op.ins[1] if sizes[1] else None
-    other = op.ins[1 + sizes[1]] if sizes[2] else None
-    shape = op.result.shape
-    _check_access(op)
+    shape, bins = op.operand(0).shape, op.result.shape[0]
+    target = formats.compute_dtype(op.result.element)
 
     def run(lanes: Lanes) -> None:
-        target = lanes.value(pointer)
-        if not isinstance(target, Pointer):
-            raise op.unsupported("a load through a pointer that was loaded from memory")
-        masks = _mask_terms(lanes.value(mask)) if mask is not None else []
-        fill = lanes.array(other) if other is not None else None
-        try:
-            lanes.regs[out] = memory.gather(target.memory, target.terms, masks, fill, shape)
-        except OutOfBounds as error:
-            raise _bounds_error("load from", error, op, lanes) from None
+        arrays = [lanes.array(slot) for slot in op.ins]
+        programs = max(array.shape[0] for array in arrays)
+        values, *active = (np.broadcast_to(array, (programs, *shape)).astype(np.int64) for array in arrays)
+        flat = (values & (bins - 1)) + bins * np.arange(programs)[:, None]
+        weights = active[0].ravel() if active else None
+        counts = np.bincount(flat.ravel(), weights=weights, minlength=programs * bins)
+        lanes.regs[out] = counts.reshape(programs, bins).astype(target)
 
     return run
-
-
-def _store(op: Bound) -> Step:
-    pointer, value = op.ins[:2]
-    mask = op.ins[2] if len(op.ins) > 2 else None
-    shape = op.operand(1).shape
-    _check_access(op)
-
-    def run(lanes: Lanes) -> None:
-        target = lanes.value(pointer)
-        if not isinstance(target, Pointer):
-            raise op.unsupported("a store through a pointer that was loaded from memory")
-        masks = _mask_terms(lanes.value(mask)) if mask is not None else []
-        try:
-            memory.scatter(target.memory, target.terms, masks, lanes.array(value), shape)
-        except OutOfBounds as error:
-            raise _bounds_error("store to", error, op, lanes) from None
-
-    return run
-
-
-def _check_access(op: Bound) -> None:
-    if op.operation.properties.get("boundaryCheck"):
-        raise op.unsupported("block pointers")
-    formats.compute_dtype(op.operand(0).element[1:])
-
-
-def _bounds_error(verb: str, error: OutOfBounds, op: Bound, lanes: Lanes) -> KernelError:
-    where = error.memory.locate(error.element)
-    program = ", ".join(str(int(np.broadcast_to(lanes.regs[axis], lanes.count)[error.program])) for axis in range(3))
-    subject = f"{verb} {error.memory.name}"
-    return KernelError("bounds", f"{subject} out of bounds: {where}, by program ({program})", op.line, subject)
 
 
 def _dot(op: Bound) -> Step:
@@ -194,83 +200,6 @@ def _dot(op: Bound) -> Step:
     return run
 
 
-_REDUCTIONS: dict[str, Callable[..., Array]] = {
-    "arith.addf": np.add.reduce,
-    "arith.addi": np.add.reduce,
-    "arith.maxnumf": np.fmax.reduce,
-    "arith.minnumf": np.fmin.reduce,
-    "arith.maximumf": np.maximum.reduce,
-    "arith.minimumf": np.minimum.reduce,
-    "arith.maxsi": np.maximum.reduce,
-    "arith.minsi": np.minimum.reduce,
-    "arith.andi": np.bitwise_and.reduce,
-    "arith.ori": np.bitwise_or.reduce,
-    "arith.xori": np.bitwise_xor.reduce,
-}
-
-
-def _reduce(op: Bound) -> Step:
-    """A known combiner of one value is NumPy's reduction (its order is unspecified); any other is a binary tree."""
-    axis = op.operation.properties["axis"] + 1
-    size = op.operand(0).shape[axis - 1]
-    (body,) = op.bodies[0]
-    if any(inner.regions for inner in op.operation.regions[0].blocks[0].operations):
-        raise op.unsupported("a combiner with branches or loops")
-    known = _known_combiner(op)
-    if known is not None:
-        return _reduce_known(op, axis, size, known)
-
-    def run(lanes: Lanes) -> None:
-        parts = [_spread(lanes.array(slot), axis, size) for slot in op.ins]
-        for slot, value in zip(op.outs, _tree(parts, axis, body, lanes), strict=True):
-            lanes.regs[slot] = value
-
-    return run
-
-
-def _known_combiner(op: Bound) -> Callable[..., Array] | None:
-    operations = op.operation.regions[0].blocks[0].operations
-    rounded = op.operand(0).element in formats.ROUND
-    if len(op.ins) != 1 or len(operations) != 2 or (rounded and operations[0].name == "arith.addf"):
-        return None
-    first, last = operations
-    arguments = {name for name, _ in op.operation.regions[0].blocks[0].arguments}
-    if set(first.operands) != arguments or last.operands != first.results:
-        return None
-    if first.name == "arith.addi" and op.operand(0).element == "i1":
-        return np.bitwise_xor.reduce
-    return _REDUCTIONS.get(first.name)
-
-
-def _reduce_known(op: Bound, axis: int, size: int, function: Callable[..., Array]) -> Step:
-    (a,), (out,) = op.ins, op.outs
-    target = formats.compute_dtype(op.result.element)
-
-    def run(lanes: Lanes) -> None:
-        lanes.regs[out] = function(_spread(lanes.array(a), axis, size), axis=axis).astype(target, copy=False)
-
-    return run
-
-
-def _spread(array: Array, axis: int, size: int) -> Array:
-    if array.shape[axis] == size:
-        return array
-    return np.broadcast_to(array, (*array.shape[:axis], size, *array.shape[axis + 1 :]))
-
-
-def _tree(parts: list[Array], axis: int, body: Body, lanes: Lanes) -> list[Array]:
-    """Combine the first half with the second until one is left; sizes are powers of two in Triton."""
-    while parts[0].shape[axis] > 1:
-        half = parts[0].shape[axis] // 2
-        parts = [part.swapaxes(0, axis) for part in parts]
-        operands = [part[:half].swapaxes(0, axis) for part in parts] + [part[half:].swapaxes(0, axis) for part in parts]
-        for slot, value in zip(body.arguments, operands, strict=True):
-            lanes.regs[slot] = value
-        body.run(lanes)
-        parts = [lanes.array(slot) for slot in body.passed]
-    return [part.squeeze(axis) for part in parts]
-
-
 BUILDERS: dict[str, Builder] = {
     "tt.get_program_id": _program_id,
     "tt.get_num_programs": _num_programs,
@@ -281,9 +210,10 @@ BUILDERS: dict[str, Builder] = {
     "tt.broadcast": _broadcast,
     "tt.trans": _trans,
     "tt.reshape": _reshape,
-    "tt.addptr": _addptr,
-    "tt.load": _load,
-    "tt.store": _store,
+    "tt.join": _join,
+    "tt.split": _split,
+    "tt.cat": _cat,
+    "tt.gather": _gather,
+    "tt.histogram": _histogram,
     "tt.dot": _dot,
-    "tt.reduce": _reduce,
 }

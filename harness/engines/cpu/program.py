@@ -7,9 +7,18 @@ from dataclasses import dataclass, field
 
 from tridiff.harness.engines.cpu.errors import UnsupportedOperation
 from tridiff.harness.engines.cpu.ir import Block, Operation, Region, Type
-from tridiff.harness.engines.cpu.machine import PROGRAM_ID_SLOTS, Lanes, Step
+from tridiff.harness.engines.cpu.machine import RESERVED_SLOTS, Lanes, Step
 
-TERMINATORS = {"scf.yield", "scf.condition", "tt.reduce.return", "tt.return", "cf.br", "cf.cond_br"}
+JUMPS = {"cf.br", "cf.cond_br"}
+TERMINATORS = {
+    *JUMPS,
+    "scf.yield",
+    "scf.condition",
+    "tt.map_elementwise.return",
+    "tt.reduce.return",
+    "tt.return",
+    "tt.scan.return",
+}
 
 
 @dataclass(eq=False)
@@ -39,12 +48,13 @@ class Body:
 
 @dataclass(eq=False)
 class Bound:
-    """An operation with its registers, as the tables of operations get it."""
+    """An operation with its registers, as the tables of operations get it. `callee`: the function that a tt.call means."""
 
     operation: Operation
     ins: list[int]
     outs: list[int]
     bodies: list[list[Body]]
+    callee: Function | None = None
 
     @property
     def result(self) -> Type:
@@ -70,13 +80,18 @@ Builder = Callable[[Bound], Step]
 
 @dataclass(eq=False)
 class Function:
-    """A compiled kernel. `largest`: elements of its largest tensor. `slots`: number of registers."""
+    """A compiled kernel. `largest`: elements of its largest tensor. `slots`: number of registers.
+
+    `waits`: a loop of it may wait for another program (a lock, a flag), so programs must run one after the other: in lockstep
+    the holder of a lock would wait for those that wait for it.
+    """
 
     name: str
     blocks: list[Body]
     arguments: list[tuple[int, Type]]
     slots: int
     largest: int
+    waits: bool = False
 
 
 @dataclass
@@ -84,16 +99,47 @@ class Compiler:
     """Turns operations into steps by the tables it is given; an operation in no table raises `UnsupportedOperation`."""
 
     builders: dict[str, Builder]
-    _slots: dict[str, int] = field(default_factory=dict)
-    _next: int = PROGRAM_ID_SLOTS
-    _largest: int = 1
 
     def function(self, module: Operation) -> Function:
-        """The module's only function. Raises `UnsupportedOperation`, with the source line."""
-        functions = [op for op in module.regions[0].blocks[0].operations if op.name == "tt.func"]
-        if len(functions) != 1:
-            raise UnsupportedOperation(f"a module of {len(functions)} functions (noinline calls)")
-        (operation,) = functions
+        """The module's kernel, with the functions that it calls. Raises `UnsupportedOperation`, with the source line."""
+        operations = [op for op in module.regions[0].blocks[0].operations if op.name == "tt.func"]
+        functions = {str(op.properties["sym_name"]): op for op in operations}
+        public = [name for name, op in functions.items() if op.properties.get("sym_visibility") == "public"]
+        kernels = public or list(functions)
+        if len(kernels) != 1:
+            raise UnsupportedOperation(f"a module of {len(kernels)} kernels")
+        return _Functions(self.builders, functions).get(kernels[0])
+
+
+@dataclass
+class _Functions:
+    """The functions of a module, each compiled when first asked for."""
+
+    builders: dict[str, Builder]
+    operations: dict[str, Operation]
+    _compiled: dict[str, Function] = field(default_factory=dict)
+    _open: list[str] = field(default_factory=list)
+
+    def get(self, name: str) -> Function:
+        if name in self._open:
+            raise UnsupportedOperation(f"the recursion of {name}")
+        if name not in self._compiled:
+            self._open.append(name)
+            self._compiled[name] = _FunctionCompiler(self).function(self.operations[name])
+            self._open.pop()
+        return self._compiled[name]
+
+
+@dataclass
+class _FunctionCompiler:
+    """Compiles one function: its registers are its own."""
+
+    functions: _Functions
+    _slots: dict[str, int] = field(default_factory=dict)
+    _next: int = RESERVED_SLOTS
+    _largest: int = 1
+
+    def function(self, operation: Operation) -> Function:
         entry = operation.regions[0].blocks[0]
         blocks = self._region(operation.regions[0])
         return Function(
@@ -102,6 +148,7 @@ class Compiler:
             arguments=[(self._slot(name), kind) for name, kind in entry.arguments],
             slots=self._next,
             largest=self._largest,
+            waits=_waits(operation, self.functions.operations),
         )
 
     def _slot(self, name: str) -> int:
@@ -123,7 +170,7 @@ class Compiler:
         bounds = [self._bind(operation) for operation in operations]
         passed = [self._slot(name) for name in last.operands]
         arguments = [self._slot(name) for name, _ in block.arguments]
-        reads = {*range(PROGRAM_ID_SLOTS), *passed}
+        reads = {*range(RESERVED_SLOTS), *passed}
         for bound in bounds:
             reads.update(bound.ins, *(body.reads for bodies in bound.bodies for body in bodies))
         inner = {*arguments, *(slot for bound in bounds for slot in bound.outs)}
@@ -134,16 +181,69 @@ class Compiler:
             self._largest = max(self._largest, _elements(kind.shape))
         bodies = [self._region(region) for region in operation.regions]
         ins = [self._slot(name) for name in operation.operands]
-        return Bound(operation, ins, [self._slot(name) for name in operation.results], bodies)
+        outs = [self._slot(name) for name in operation.results]
+        return Bound(operation, ins, outs, bodies, self._callee(operation))
+
+    def _callee(self, operation: Operation) -> Function | None:
+        if operation.name != "tt.call":
+            return None
+        name = _callee_name(operation)
+        if name not in self.functions.operations:
+            raise UnsupportedOperation(f"a call of {name}, which the module does not define", str(operation.location))
+        callee = self.functions.get(name)
+        self._largest = max(self._largest, callee.largest)
+        return callee
 
     def _step(self, bound: Bound) -> Step:
-        builder = self.builders.get(bound.operation.name)
+        builder = self.functions.builders.get(bound.operation.name)
         if builder is None:
             raise UnsupportedOperation(f"the operation {bound.operation.name}", bound.line)
         try:
             return builder(bound)
         except UnsupportedOperation as error:
             raise UnsupportedOperation(error.what, error.line or bound.line) from error
+
+
+def _waits(operation: Operation, functions: dict[str, Operation], *, looping: bool = False) -> bool:
+    """Whether a loop within `operation` reads what another program may change meanwhile."""
+    if looping and _looks_at_others(operation):
+        return True
+    if operation.name == "tt.atomic_poll":
+        return True
+    if operation.name == "tt.call":
+        callee = functions.get(_callee_name(operation))
+        return callee is not None and _waits(callee, functions, looping=looping)
+    for region in operation.regions:
+        inner = looping or operation.name == "scf.while" or _jumps_back(region)
+        if any(_waits(op, functions, looping=inner) for block in region.blocks for op in block.operations):
+            return True
+    return False
+
+
+_EXCHANGE = 10
+
+
+def _looks_at_others(operation: Operation) -> bool:
+    properties = operation.properties
+    return (
+        operation.name in {"tt.atomic_cas", "tt.atomic_load"}
+        or (operation.name == "tt.atomic_rmw" and properties["atomic_rmw_op"] == _EXCHANGE)
+        or (operation.name == "tt.load" and bool(properties.get("isVolatile", False)))
+    )
+
+
+def _jumps_back(region: Region) -> bool:
+    """Whether a block of `region` may branch to itself or to one before it."""
+    place = {block.label: index for index, block in enumerate(region.blocks)}
+    return any(
+        place.get(label, index + 1) <= index
+        for index, block in enumerate(region.blocks)
+        for label in block.operations[-1].successors
+    )
+
+
+def _callee_name(operation: Operation) -> str:
+    return str(operation.properties["callee"]).removeprefix("@").strip('"')
 
 
 def _elements(shape: Iterable[int]) -> int:

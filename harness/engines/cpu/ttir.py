@@ -10,12 +10,32 @@ from triton._C.libtriton import ir
 from triton.compiler import ASTSource, CompilationError
 
 from tridiff.harness.capture import Specialisation, backend_for
-from tridiff.harness.engines.cpu import control, ops_arith, ops_tensor
+from tridiff.harness.engines.cpu import (
+    control,
+    ops_arith,
+    ops_atomic,
+    ops_descriptor,
+    ops_effects,
+    ops_math,
+    ops_memory,
+    ops_reduce,
+    ops_tensor,
+)
 from tridiff.harness.engines.cpu.errors import KernelError
 from tridiff.harness.engines.cpu.mlir import ParseError, parse
 from tridiff.harness.engines.cpu.program import Compiler, Function
 
-BUILDERS = {**ops_arith.BUILDERS, **ops_tensor.BUILDERS, **control.BUILDERS}
+BUILDERS = {
+    **ops_arith.BUILDERS,
+    **ops_tensor.BUILDERS,
+    **ops_memory.BUILDERS,
+    **ops_reduce.BUILDERS,
+    **ops_atomic.BUILDERS,
+    **ops_descriptor.BUILDERS,
+    **ops_effects.BUILDERS,
+    **ops_math.BUILDERS,
+    **control.BUILDERS,
+}
 
 
 class FrontEndDrift(RuntimeError):

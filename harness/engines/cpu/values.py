@@ -85,8 +85,48 @@ class Pointer:
         """The pointers advanced by the sum of `extra`."""
         return Pointer(self.memory, tuple(combined([*self.terms, *extra])))
 
+    def addresses(self) -> Array:
+        """Byte addresses as int64."""
+        return self.memory.address + (self.memory.origin + self.offsets()) * self.memory.itemsize
 
-Value = Array | Sum | Mask | Pointer
+
+@dataclass(frozen=True, slots=True)
+class MixedPointer:
+    """Pointers into several tensors: `which` of the `memories` each points into, and its offset in elements there.
+
+    `which` and `offsets` broadcast against each other.
+    """
+
+    memories: tuple[Memory, ...]
+    which: Array
+    offsets: Array
+
+    def moved(self, extra: list[Array]) -> MixedPointer:
+        """The pointers advanced by the sum of `extra`."""
+        return MixedPointer(self.memories, self.which, sum(extra, start=self.offsets))
+
+    def addresses(self) -> Array:
+        """Byte addresses as int64."""
+        bases = np.array([memory.address + memory.origin * memory.itemsize for memory in self.memories], dtype=np.int64)
+        sizes = np.array([memory.itemsize for memory in self.memories], dtype=np.int64)
+        return np.asarray(bases[self.which] + self.offsets * sizes[self.which])
+
+    def parts(self) -> list[tuple[Memory, Array]]:
+        """Each memory, and where it is the one that is meant."""
+        return [(memory, self.which == index) for index, memory in enumerate(self.memories)]
+
+
+@dataclass(frozen=True, slots=True)
+class Descriptor:
+    """A tensor that a descriptor names: base, and per axis its size and stride in elements; `fill_nan`: what pads a load."""
+
+    pointer: Pointer
+    shape: tuple[Array, ...]
+    strides: tuple[Array, ...]
+    fill_nan: bool
+
+
+Value = Array | Sum | Mask | Pointer | MixedPointer | Descriptor
 
 
 def combined(terms: Sequence[Array], join: Callable[[Array, Array], Array] = np.add) -> list[Array]:
@@ -116,9 +156,9 @@ def dense(value: Value) -> Array:
     """The value as one array; pointers cannot be."""
     if isinstance(value, np.ndarray):
         return value
-    if isinstance(value, Pointer):
-        raise UnsupportedOperation("arithmetic on pointers as numbers")
-    return value.dense()
+    if isinstance(value, (Sum, Mask)):
+        return value.dense()
+    raise UnsupportedOperation("arithmetic on pointers as numbers")
 
 
 def mapped(value: Value, change: Callable[[Array], Array]) -> Value:
@@ -127,6 +167,12 @@ def mapped(value: Value, change: Callable[[Array], Array]) -> Value:
         return change(value)
     if isinstance(value, Pointer):
         return Pointer(value.memory, tuple(change(term) for term in value.terms))
+    if isinstance(value, MixedPointer):
+        return MixedPointer(value.memories, change(value.which), change(value.offsets))
+    if isinstance(value, Descriptor):
+        base = Pointer(value.pointer.memory, tuple(change(term) for term in value.pointer.terms))
+        shape, strides = (tuple(change(number) for number in axes) for axes in (value.shape, value.strides))
+        return Descriptor(base, shape, strides, value.fill_nan)
     return type(value)([change(term) for term in value.terms])
 
 
@@ -145,10 +191,14 @@ def merged(pieces: Sequence[tuple[Value, int]], order: Any) -> Value:
 
     `order[i]` is the program that the i-th entry of the concatenated pieces belongs to.
     """
-    first = pieces[0][0]
-    if isinstance(first, Pointer):
+    if isinstance(pieces[0][0], (Pointer, MixedPointer)):
         return _merged_pointers(pieces, order)
-    arrays = [(dense(value), count) for value, count in pieces]
+    if isinstance(pieces[0][0], Descriptor):
+        raise UnsupportedOperation("a descriptor that differs between programs")
+    return _merged_arrays([(dense(value), count) for value, count in pieces], order)
+
+
+def _merged_arrays(arrays: Sequence[tuple[Array, int]], order: Any) -> Array:
     inner = np.broadcast_shapes(*(array.shape[1:] for array, _ in arrays))
     total = sum(count for _, count in arrays)
     result = np.empty((total, *inner), dtype=arrays[0][0].dtype)
@@ -159,10 +209,38 @@ def merged(pieces: Sequence[tuple[Value, int]], order: Any) -> Value:
     return result
 
 
-def _merged_pointers(pieces: Sequence[tuple[Value, int]], order: Any) -> Pointer:
-    pointers = [(value, count) for value, count in pieces if isinstance(value, Pointer)]
-    memory = pointers[0][0].memory
-    if any(pointer.memory is not memory for pointer, _ in pointers):
-        raise UnsupportedOperation("a pointer that comes from different tensors in different programs")
-    offsets = merged([(pointer.offsets(), count) for pointer, count in pointers], order)
-    return Pointer(memory, (dense(offsets),))
+def _merged_pointers(pieces: Sequence[tuple[Value, int]], order: Any) -> Pointer | MixedPointer:
+    pointers = [value for value, _ in pieces if isinstance(value, (Pointer, MixedPointer))]
+    counts = [count for _, count in pieces]
+    memories, mixed = unified(pointers)
+    offsets = _merged_arrays([(pointer.offsets, count) for pointer, count in zip(mixed, counts, strict=True)], order)
+    if len(memories) == 1:
+        return Pointer(memories[0], (offsets,))
+    which = _merged_arrays([(pointer.which, count) for pointer, count in zip(mixed, counts, strict=True)], order)
+    return MixedPointer(memories, which, offsets)
+
+
+def unified(pointers: Sequence[Pointer | MixedPointer]) -> tuple[tuple[Memory, ...], list[MixedPointer]]:
+    """All memories that the pointers may point into, and the pointers with `which` counting in these."""
+    memories: dict[Memory, int] = {}
+    mixed = []
+    for pointer in pointers:
+        own = (pointer.memory,) if isinstance(pointer, Pointer) else pointer.memories
+        index = np.array([memories.setdefault(memory, len(memories)) for memory in own], dtype=np.int64)
+        if isinstance(pointer, Pointer):
+            offsets = pointer.offsets()
+            mixed.append(MixedPointer(own, np.broadcast_to(index[0], (1,) * offsets.ndim), offsets))
+        else:
+            mixed.append(MixedPointer(own, index[pointer.which], pointer.offsets))
+    return tuple(memories), mixed
+
+
+def chosen_pointer(mask: Array, x: Pointer | MixedPointer, y: Pointer | MixedPointer) -> Pointer | MixedPointer:
+    """`x` where `mask` holds, else `y`."""
+    memories, (a, b) = unified([x, y])
+    offsets = np.where(mask, a.offsets, b.offsets)
+    return (
+        Pointer(memories[0], (offsets,))
+        if len(memories) == 1
+        else MixedPointer(memories, np.where(mask, a.which, b.which), offsets)
+    )

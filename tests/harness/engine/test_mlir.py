@@ -16,6 +16,7 @@ from tridiff.harness.engines.cpu.machine import Budget
 from tridiff.harness.engines.cpu.memory import Memory
 from tridiff.harness.engines.cpu.mlir import ParseError, parse, parse_attribute, parse_type, split_top
 from tridiff.harness.engines.cpu.program import Compiler
+from tridiff.harness.engines.cpu.space import Space
 from tridiff.harness.engines.cpu.values import Pointer
 
 TEXT = """\
@@ -188,7 +189,7 @@ def execute_text(text: str, x: float) -> list[Array]:
     for (slot, kind), array in zip(function.arguments, cells, strict=True):
         memory = Memory("m", kind.element[1:], array, 0, np.array([0]), np.array([1]), str)
         regs[slot] = Pointer(memory, (np.zeros(1, np.int64),))
-    execute(function, (1, 1, 1), regs, Budget(100, 10.0))
+    execute(function, (1, 1, 1), regs, Budget(100, 10.0), Space(list))
     return cells
 
 
@@ -215,7 +216,7 @@ COMPARED = '%b = "arith.cmpf"(%a, %a) <{{predicate = 1 : i64}}> : (f32, f32) -> 
         ('%r = "arith.maxsi"(%b, %b) : (i1, i1) -> i1 loc("k.py":5:1)', "arith.maxsi: on booleans"),
         ('%r = "arith.cmpi"(%b, %b) <{predicate = 2 : i64}> : (i1, i1) -> i1 loc("k.py":5:1)', "signed order of booleans"),
         ('%r = "arith.frobnicate"(%b) : (i1) -> f32 loc("k.py":5:1)', "the operation arith.frobnicate"),
-        ('%r = "tt.bitcast"(%x) : (!tt.ptr<f32>) -> !tt.ptr<i8> loc("k.py":5:1)', "from pointers to f32 to pointers to i8"),
+        ('%r = "tt.bitcast"(%x) : (!tt.ptr<f32>) -> !tt.ptr<i4> loc("k.py":5:1)', "the element type i4"),
     ],
 )
 def test_what_is_not_implemented_is_refused(line: str, what: str) -> None:
@@ -256,13 +257,15 @@ def test_endless_jumps_are_a_hang() -> None:
     assert (caught.value.check, caught.value.line) == ("hang", "k.py:7")
 
 
-def test_several_functions_are_refused() -> None:
-    """Calls that were not inlined are not implemented."""
+def test_several_kernels_are_refused() -> None:
+    """Which of them is launched, the module does not say."""
     function = PROGRAM.format(lines='%r = "arith.negf"(%a) : (f32) -> f32 loc(unknown)', element="f32")
     inner = function.split("\n", 1)[1].rsplit("\n", 2)[0]
+    other = inner.replace('sym_name = "', 'sym_name = "other_')
+    assert other != inner
 
-    with pytest.raises(UnsupportedOperation, match="a module of 2 functions"):
-        Compiler(ttir.BUILDERS).function(parse(f'"builtin.module"() ({{\n{inner}\n{inner}\n}}) : () -> () loc(unknown)'))
+    with pytest.raises(UnsupportedOperation, match="a module of 2 kernels"):
+        Compiler(ttir.BUILDERS).function(parse(f'"builtin.module"() ({{\n{inner}\n{other}\n}}) : () -> () loc(unknown)'))
 
 
 @pytest.mark.parametrize(

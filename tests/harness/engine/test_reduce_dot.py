@@ -91,11 +91,12 @@ def combine_min_max(low_a, high_a, low_b, high_b):
 
 @triton.jit
 def combine_branch(a, b):
-    result = a
-    if b > a:
-        result = b * 2
-        if result > 100:
-            result = result - 100
+    """A sum of what is positive, of at most 1000."""
+    result = b
+    if a > 0:
+        result = a
+        if b > 0:
+            result = tl.minimum(a + b, 1000)
     return result
 
 
@@ -259,10 +260,17 @@ def test_narrow_sums_round_per_step(run: Run, dtype: torch.dtype) -> None:
     assert wide.item() == 1 + 7 * ulp / 4
 
 
-def test_combiners_with_branches_are_refused(run: Run) -> None:
-    """Lanes of a combiner would part ways; that is not implemented, and said so."""
-    with pytest.raises(UnsupportedOperation, match=r"tt\.reduce: a combiner with branches"):
-        run(reduce_row, (1,), numbers("x", [8]), numbers("y", [1]), jit_branch, 8)
+def test_combiners_with_branches(run: Run) -> None:
+    """Lanes of a combiner may part ways: each goes as if it were a program of its own."""
+    x = numbers("x", [9, 8], 400) - numbers("y", [9, 8], 400)
+    expected = x.clamp(min=0).sum(1).clamp(max=1000)
+    out = torch.zeros_like(expected)
+
+    run(reduce_row, (9,), x, out, jit_branch, 8)
+
+    assert torch.equal(out, expected)
+    assert (expected < 1000).any()
+    assert (expected == 1000).any()
 
 
 @triton.jit
