@@ -66,4 +66,6 @@ BUILDERS: dict[str, Builder] = {
     "llvm.intr.assume": _assume,
     "gpu.barrier": _nothing,
     "ttg.barrier": _nothing,
+    "tt.grid_dependency_launch_dependents": _nothing,
+    "tt.grid_dependency_wait": _nothing,
 }
