@@ -5,6 +5,9 @@ FUZZ_ARGS ?= --seconds 120
 # Added to `pytest -n auto`; a later -n wins.
 PYTEST_ARGS ?=
 
+# The Triton releases of `make test-versions`; those of triton-versions.txt when empty.
+TRITON_VERSIONS ?=
+
 # One BLAS thread per process: the parallelism is in the processes.
 export OMP_NUM_THREADS := 1
 export OPENBLAS_NUM_THREADS := 1
@@ -19,10 +22,10 @@ command -v "$(PYTHON)" >/dev/null || { echo "tridiff: $(PYTHON) was not found: r
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help setup fuzz test lint format-check ruff mypy clean
+.PHONY: help setup fuzz test test-versions docs-operations lint format-check ruff mypy clean
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-17s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup:  ## prepare the environment (.venv); the other targets do so too
 	@$(SET_UP)
@@ -32,6 +35,12 @@ fuzz:  ## fuzz for two minutes, or with FUZZ_ARGS="..."
 
 test:  ## run the tests on all cores, with PYTEST_ARGS="..." added
 	@$(SET_UP) && "$$python" -m pytest -n auto $(PYTEST_ARGS)
+
+test-versions:  ## run the cpu engine's tests on the other Triton releases, or with TRITON_VERSIONS="3.6.0 ..."
+	@$(SET_UP) && "$$python" tools/tritons.py $(TRITON_VERSIONS)
+
+docs-operations:  ## write docs/reference/operations.md
+	@$(SET_UP) && "$$python" tools/operation_table.py
 
 lint: format-check ruff mypy  ## the three that follow
 
@@ -46,5 +55,5 @@ mypy:  ## the type checker
 
 clean:  ## remove the environment, build results and caches; the failures that Hypothesis keeps in .hypothesis stay
 	@if [ -e .venv/tridiff-setup.json ]; then rm -rf .venv; fi
-	@rm -rf build dist tridiff.egg-info .mypy_path .mypy_cache .ruff_cache .pytest_cache
+	@rm -rf build dist .tritons tridiff.egg-info .mypy_path .mypy_cache .ruff_cache .pytest_cache
 	@find . -name .git -prune -o -name .venv -prune -o -name __pycache__ -type d -exec rm -rf {} +

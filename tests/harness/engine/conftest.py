@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,6 +12,8 @@ import pytest
 import torch
 import triton
 import triton.language as tl
+from packaging.specifiers import SpecifierSet
+from packaging.version import Version
 
 from tridiff.harness.api import Arena
 from tridiff.harness.engines.cpu import engine
@@ -24,8 +27,24 @@ BLOCK = 1024
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Declare the marker by which a test says what it exercises."""
-    config.addinivalue_line("markers", "operations(*names): operations that kernels of this test must contain")
+    """Declare the marker by which a test says what it exercises, and see that the wanted Triton is the one imported."""
+    config.addinivalue_line(
+        "markers",
+        "operations(*names, versions='', reason=''): operations that kernels of this test must contain, and the Triton versions"
+        " on which the test makes sense (such as '>=3.8'; all of them by default) with the reason",
+    )
+    expected = os.environ.get("TRIDIFF_EXPECTED_TRITON")  # set by tools/tritons.py
+    if expected and triton.__version__ != expected:
+        raise pytest.UsageError(f"triton {expected} is to be tested, but {triton.__version__} was imported: {triton.__file__}")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip a test on the versions of Triton that its marker leaves out."""
+    for mark in item.iter_markers("operations"):
+        versions = mark.kwargs.get("versions", "")
+        if Version(Version(triton.__version__).base_version) not in SpecifierSet(versions):
+            reason = mark.kwargs.get("reason") or f"{', '.join(mark.args)} are printed there"
+            pytest.skip(f"for triton {versions}, and this is {triton.__version__}: {reason}")
 
 
 def _names(operation: Operation) -> Iterator[str]:
