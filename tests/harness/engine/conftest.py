@@ -43,8 +43,8 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     for mark in item.iter_markers("operations"):
         versions = mark.kwargs.get("versions", "")
         if Version(Version(triton.__version__).base_version) not in SpecifierSet(versions):
-            reason = mark.kwargs.get("reason") or f"{', '.join(mark.args)} are printed there"
-            pytest.skip(f"for triton {versions}, and this is {triton.__version__}: {reason}")
+            reason = mark.kwargs.get("reason") or f"no other prints {', '.join(mark.args)}"
+            pytest.skip(f"for triton {versions}, not {triton.__version__}: {reason}")
 
 
 def _names(operation: Operation) -> Iterator[str]:
