@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import random
+import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
+from triton._C.libtriton import ir
 
 from tridiff.harness.engines.cpu import ttir
 from tridiff.harness.engines.cpu.engine import execute
 from tridiff.harness.engines.cpu.errors import KernelError, UnsupportedOperation
 from tridiff.harness.engines.cpu.formats import COMPUTE, Array
-from tridiff.harness.engines.cpu.ir import Frame, Location, Type
+from tridiff.harness.engines.cpu.ir import Frame, Location, Operation, Type
 from tridiff.harness.engines.cpu.machine import Budget
 from tridiff.harness.engines.cpu.memory import Memory
 from tridiff.harness.engines.cpu.mlir import ParseError, parse, parse_attribute, parse_type, split_top
@@ -89,6 +92,10 @@ def test_locations() -> None:
         ("tensor<16xi1>", Type("i1", (16,))),
         ("tensor<16x64x!tt.ptr<bf16>>", Type("*bf16", (16, 64))),
         ("tensor<4x2x8xf16, #blocked>", Type("f16", (4, 2, 8))),
+        ("tensor<8x!tt.ptr<f32, 3>>", Type("*f32", (8,))),
+        ("!tt.ptr<tensor<16x8xf16>>", Type("*tensor<16x8xf16>")),
+        ("!tt.tensordesc<tensor<16x16xbf16, #shared>>", Type("!tt.tensordesc<tensor<16x16xbf16, #shared>>")),
+        ("(i32, tensor<4xf32>) -> ()", Type("(i32, tensor<4xf32>) -> ()")),
     ],
 )
 def test_types(text: str, expected: Type) -> None:
@@ -107,6 +114,19 @@ def test_types(text: str, expected: Type) -> None:
         ('"public"', "public"),
         ("array<i32: 1, 0, 0>", [1, 0, 0]),
         ("array<i32>", []),
+        ("array<i1: true, false>", [True, False]),
+        ("array<f32: 1.5, 0x7F800000>", [("1.5", Type("f32")), ("0x7F800000", Type("f32"))]),
+        ('[1 : i32, [], "a, b"]', [1, [], "a, b"]),
+        ("{tt.divisibility = 16 : i32, b, c = {d = false}}", {"tt.divisibility": 16, "b": True, "c": {"d": False}}),
+        (r'" \22} > \\ \C3\A9"', ' "} > \\ é'),
+        ("dense<> : tensor<0xi32>", ([], Type("i32", (0,)))),
+        ('dense<"0x0100FFFF"> : tensor<2xi16>', (["1", "-1"], Type("i16", (2,)))),
+        ('dense<"0x0000803F0000C07F"> : tensor<2x1xf32>', ([["0x3F800000"], ["0x7FC00000"]], Type("f32", (2, 1)))),
+        ('dense<"0x05"> : tensor<3xi1>', (["true", "false", "true"], Type("i1", (3,)))),
+        ('dense<"0x010001"> : tensor<3xi1>', (["true", "false", "true"], Type("i1", (3,)))),
+        ("dense_resource<big> : tensor<2xf32>", "dense_resource<big> : tensor<2xf32>"),
+        ("affine_map<(d0)[s0] -> (d0 + s0)>", "affine_map<(d0)[s0] -> (d0 + s0)>"),
+        ("affine_set<(d0) : (d0 - 1 >= 0)>", "affine_set<(d0) : (d0 - 1 >= 0)>"),
         ("dense<true> : tensor<4xi1>", ("true", Type("i1", (4,)))),
         ("dense<[[1, 2], [3, 4]]> : tensor<2x2xi32>", ([["1", "2"], ["3", "4"]], Type("i32", (2, 2)))),
         ("#arith.fastmath<none>", "#arith.fastmath<none>"),
@@ -116,6 +136,163 @@ def test_types(text: str, expected: Type) -> None:
 def test_attributes(text: str, expected: object) -> None:
     """Properties as Python data; what is of no use stays text."""
     assert parse_attribute(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "dense<1",
+        "dense<1>",
+        "dense<[1, 2]> : tensor<3xi32>",
+        "dense<[[1, 2]]> : tensor<2xi32>",
+        "dense<[1, 2]> : tensor<1x2xi32>",
+        'dense<"0x01"> : tensor<2xi32>',
+        'dense<"0x0100"> : tensor<3xi8>',
+        'dense<"0x010"> : tensor<1xi16>',
+        'dense<"0x00"> : tensor<9xi1>',
+        "array<i32: a>",
+        "1.5 : i32",
+        "1 : f32",
+        '"open',
+        '"one" "two"',
+        "{a = 1 : i32, a = 2 : i32}",
+        "{= 1}",
+        "[1, , 2]",
+        "#x<(>)",
+        "7 : tensor<2x",
+    ],
+)
+def test_damaged_attributes(text: str) -> None:
+    """An attribute that does not fit its own type, or whose brackets or quotes do not match, is refused."""
+    with pytest.raises(ParseError):
+        parse_attribute(text)
+
+
+@pytest.mark.parametrize("text", ["", "tensor<", "tensor<2xf32", "tensor<?xf32>", "tensor<2xf32>>", "!tt.ptr<>", "a b", "x<1>"])
+def test_damaged_types(text: str) -> None:
+    """Text that is no type is refused, and so is a tensor whose shape is not known."""
+    with pytest.raises(ParseError):
+        parse_type(text)
+
+
+def module(body: str, *, before: str = "", after: str = "") -> str:
+    """A module of one function with one block; `body` are its lines but the last."""
+    opening = '"builtin.module"() ({\n"tt.func"() <{sym_name = "kernel"}> ({\n^bb0(%x: i32 loc(unknown)):'
+    closing = '"tt.return"() : () -> () loc(unknown)\n}) : () -> () loc(unknown)\n}) : () -> () loc(unknown)'
+    return f"{before}\n{opening}\n{body}\n{closing}\n{after}"
+
+
+def parsed(body: str, **around: str) -> Operation:
+    """The first operation of `body`."""
+    return parse(module(body, **around)).regions[0].blocks[0].operations[0].regions[0].blocks[0].operations[0]
+
+
+@pytest.mark.parametrize(
+    ("place", "expected"),
+    [
+        ("unknown", []),
+        (r'"k\C3\A9 \22 loc(at) [.py":3:1', [('ké " loc(at) [.py', 3)]),
+        ('"k.py":3:1 to :9', [("k.py", 3)]),
+        ('"k.py":3:1 to 4:9', [("k.py", 3)]),
+        ('"name"', []),
+        ('"name at"("k.py":3:1)', [("k.py", 3)]),
+        ('callsite("a at b.py":1:1 at callsite("b.py":2:1 at "c.py":3:1))', [("a at b.py", 1), ("b.py", 2), ("c.py", 3)]),
+        ('fused<{a = "]"}>["a.py":1:1, "b.py":2:1]', [("a.py", 1)]),
+    ],
+)
+def test_forms_of_locations(place: str, expected: list[tuple[str, int]]) -> None:
+    """Files of any name, ranges, names, call chains and fusions, in place as through a definition."""
+    operation = parsed(f'%y = "tt.a"(%x) : (i32) -> i32 loc({place})')
+    by_name = parsed('%y = "tt.a"(%x) : (i32) -> i32 loc(#loc7)', after=f"#loc7 = loc({place})")
+
+    assert [(frame.file, frame.line) for frame in operation.location.frames] == expected
+    assert by_name.location == operation.location
+
+
+@pytest.mark.parametrize("place", ["#loc9", "#loc1", "", "k.py:1:1", '"k.py":1', 'callsite("k.py":1:1)', "fused[]", "unknown)"])
+def test_damaged_locations(place: str) -> None:
+    """A location that is not defined, defined by itself or in no known form is refused."""
+    with pytest.raises(ParseError):
+        parsed(f'%y = "tt.a"(%x) : (i32) -> i32 loc({place})', before="#loc1 = loc(#loc1)")
+
+
+def test_definitions_resources_and_attributes() -> None:
+    """Definitions of attributes hold where their name is used, data at the end is left alone, other attributes count."""
+    operation = parsed(
+        '%a, %b:2 = "tt.a"(%x) <{m = #map, n = "}>"}> {tag = "a } : b", p} : (i32) -> (i32, f32, !tt.ptr<f32>) loc(unknown)',
+        before="#map = affine_map<(d0) -> (d0)>",
+        after="{-#\n  dialect_resources: {\n    builtin: {\n    }\n  }\n#-}",
+    )
+
+    assert operation.results == ["%a", "%b#0", "%b#1"]
+    assert operation.result_types == [Type("i32"), Type("f32"), Type("*f32")]
+    assert operation.properties == {"m": "affine_map<(d0) -> (d0)>", "n": "}>", "tag": "a } : b", "p": True}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        '%y = "tt.a"(%unknown) : (i32) -> i32 loc(unknown)',
+        '%y = "tt.a"(%x, %x) : (i32) -> i32 loc(unknown)',
+        '%y:2 = "tt.a"(%x) : (i32) -> i32 loc(unknown)',
+        '%y, %y = "tt.a"(%x) : (i32) -> (i32, i32) loc(unknown)',
+        '%y = "tt.a"(%x) : (i32) -> i32',
+        '%y = "tt.a"(%x) (i32) -> i32 loc(unknown)',
+        '"cf.br"()[^bb7] : () -> () loc(unknown)',
+        '"cf.br"()[bb0] : () -> () loc(unknown)',
+        "^bb1:\n^bb2:",
+        "^bb0:",
+        "^bb1(%y):",
+        "#text",
+    ],
+)
+def test_inconsistent_modules(body: str) -> None:
+    """Values and blocks that nothing defines, types that differ in number, and empty blocks are refused."""
+    assert parse(module("")).name == "builtin.module"
+    with pytest.raises(ParseError):
+        parse(module(body))
+
+
+def test_text_after_the_module_is_refused() -> None:
+    """The module is all there is."""
+    with pytest.raises(ParseError, match="after the module"):
+        parse(module("", after='"tt.return"() : () -> () loc(unknown)'))
+
+
+def test_deep_nesting_is_refused() -> None:
+    """Text that is nested too deeply for recursion is refused as such."""
+    with pytest.raises(ParseError):
+        parse('"builtin.module"() ({\n' * 5000)
+    with pytest.raises(ParseError):
+        parsed(f'%y = "tt.a"(%x) <{{a = {"[" * 5000 + "]" * 5000}}}> : (i32) -> i32 loc(unknown)')
+
+
+def test_blobs_are_what_triton_prints(tmp_path: Path) -> None:
+    """Constants of more than a hundred elements come as one number of their bytes."""
+    values = {
+        "i1": [str(at % 3 == 0).lower() for at in range(160)],
+        "i8": [str(at - 80) for at in range(160)],
+        "i64": [str((at - 80) << 40) for at in range(160)],
+        "f32": [f"{at}.5" for at in range(160)],
+    }
+    path = tmp_path / "constants.mlir"
+    lines = [f"%{kind} = arith.constant dense<[{', '.join(each)}]> : tensor<160x{kind}>" for kind, each in values.items()]
+    path.write_text("module {\ntt.func public @k() {\n" + "\n".join(lines) + "\ntt.return\n}\n}\n", encoding="utf-8")
+    context = ir.context()
+    ir.load_dialects(context)
+    triton_module = ir.parse_mlir_module(str(path), context)
+    triton_module.set_attr("tridiff", ir.builder(context).get_unit_attr())
+
+    text = triton_module.str()
+    constants = parse(text).regions[0].blocks[0].operations[0].regions[0].blocks[0].operations[:-1]
+
+    assert 'dense<"0x' in text
+    found = {op.result_types[0].element: op.properties["value"][0] for op in constants}
+    assert {kind: found[kind] for kind in ("i1", "i8", "i64")} == {kind: values[kind] for kind in ("i1", "i8", "i64")}
+    assert [struct.unpack("<f", int(bits, 16).to_bytes(4, "little"))[0] for bits in found["f32"]] == [
+        at + 0.5 for at in range(160)
+    ]
 
 
 def test_split_minds_brackets_strings_and_arrows() -> None:
@@ -156,7 +333,8 @@ def test_damaged_text_raises_nothing_else() -> None:
     refused = 0
     for _ in range(3000):
         at = draw.randrange(len(TEXT))
-        damaged = TEXT[:at] + draw.choice(["", *'<>(){}[]",:%^#x0-= \n']) + TEXT[at + draw.randrange(4) :]
+        tail = draw.choice([TEXT[at + draw.randrange(4) :], "", TEXT[draw.randrange(len(TEXT)) :]])
+        damaged = TEXT[:at] + draw.choice(["", "\\", "\u2028", "\u00e9", *'<>(){}[]",:%^#x0-= \n']) + tail
         try:
             parse(damaged)
         except ParseError:
