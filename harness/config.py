@@ -24,6 +24,11 @@ def one_blas_thread() -> None:
         os.environ.setdefault(name, "1")
 
 
+def caches_ir() -> bool:
+    """Whether the IR of compiled kernels is kept on disk: yes, unless TRIDIFF_CACHE=0."""
+    return os.environ.get("TRIDIFF_CACHE", "1") != "0"
+
+
 def require_packages() -> None:
     """Raise `UsageError` unless a torch and a triton that tridiff supports can be imported and launches can be captured."""
     for name in ("torch", "triton"):

@@ -21,7 +21,9 @@ from tridiff.harness.engines.cpu import (
     ops_reduce,
     ops_tensor,
 )
+from tridiff.harness.engines.cpu.cache import cached
 from tridiff.harness.engines.cpu.errors import KernelError
+from tridiff.harness.engines.cpu.fingerprint import key_of
 from tridiff.harness.engines.cpu.mlir import ParseError, parse
 from tridiff.harness.engines.cpu.program import Compiler, Function
 
@@ -65,7 +67,15 @@ def _function(text: str) -> Function:
 
 
 def generic_text(specialisation: Specialisation) -> str:
-    """TTIR in MLIR's generic form, after Triton's own TTIR passes for the target."""
+    """TTIR in MLIR's generic form, after Triton's own TTIR passes for the target; from the cache on disk, if it is there.
+
+    A kernel that Triton refuses is not remembered: it is asked again each time.
+    """
+    return cached(lambda: key_of(specialisation), lambda: built_text(specialisation))
+
+
+def built_text(specialisation: Specialisation) -> str:
+    """`generic_text`, made by Triton's front end."""
     backend = backend_for(specialisation.target)
     options = specialisation.options
     source = ASTSource(specialisation.function, specialisation.signature, specialisation.constants, specialisation.attributes)
