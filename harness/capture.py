@@ -146,6 +146,11 @@ class _ScratchMode(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]  # torch does not annotate it
         self._scratch = scratch
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """No: to keep torch.compile out of this mode, torch would import it, which takes 2 s of every process."""
+        return False
+
     def __torch_dispatch__(self, func: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         if func.overloadpacket in _EMPTY:
