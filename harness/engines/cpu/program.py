@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from tridiff.harness.engines.cpu.errors import UnsupportedOperation
 from tridiff.harness.engines.cpu.ir import Block, Operation, Region, Type
+from tridiff.harness.engines.cpu.liveness import last_uses, live_bytes, used_elsewhere
 from tridiff.harness.engines.cpu.machine import RESERVED_SLOTS, Lanes, Step
 
 JUMPS = {"cf.br", "cf.cond_br"}
@@ -80,7 +81,7 @@ Builder = Callable[[Bound], Step]
 
 @dataclass(eq=False)
 class Function:
-    """A compiled kernel. `largest`: elements of its largest tensor. `slots`: number of registers.
+    """A compiled kernel. `live`: bytes that one program keeps alive at most, estimated. `slots`: number of registers.
 
     `waits`: a loop of it may wait for another program (a lock, a flag), so programs must run one after the other: in lockstep
     the holder of a lock would wait for those that wait for it.
@@ -90,7 +91,7 @@ class Function:
     blocks: list[Body]
     arguments: list[tuple[int, Type]]
     slots: int
-    largest: int
+    live: int
     waits: bool = False
 
 
@@ -137,7 +138,8 @@ class _FunctionCompiler:
     functions: _Functions
     _slots: dict[str, int] = field(default_factory=dict)
     _next: int = RESERVED_SLOTS
-    _largest: int = 1
+    _callees: int = 0
+    _tensors: set[str] = field(default_factory=set)
 
     def function(self, operation: Operation) -> Function:
         entry = operation.regions[0].blocks[0]
@@ -147,7 +149,7 @@ class _FunctionCompiler:
             blocks=blocks,
             arguments=[(self._slot(name), kind) for name, kind in entry.arguments],
             slots=self._next,
-            largest=self._largest,
+            live=live_bytes(operation) + self._callees,
             waits=_waits(operation, self.functions.operations),
         )
 
@@ -161,9 +163,9 @@ class _FunctionCompiler:
         for block in region.blocks:
             for name, _ in block.arguments:
                 self._slot(name)
-        return [self._block(block) for block in region.blocks]
+        return [self._block(block, used_elsewhere(region, block)) for block in region.blocks]
 
-    def _block(self, block: Block) -> Body:
+    def _block(self, block: Block, kept: set[str]) -> Body:
         *operations, last = block.operations
         if last.name not in TERMINATORS:
             raise UnsupportedOperation(f"a block that ends in {last.name}", str(last.location))
@@ -174,11 +176,21 @@ class _FunctionCompiler:
         for bound in bounds:
             reads.update(bound.ins, *(body.reads for bodies in bound.bodies for body in bodies))
         inner = {*arguments, *(slot for bound in bounds for slot in bound.outs)}
-        return Body(block.label, arguments, [self._step(bound) for bound in bounds], last, passed, frozenset(reads - inner))
+        steps = self._steps(bounds, last_uses(block, kept))
+        return Body(block.label, arguments, steps, last, passed, frozenset(reads - inner))
+
+    def _steps(self, bounds: list[Bound], dying: list[list[str]]) -> list[Step]:
+        """A step an operation, and one more where tensors are not needed any longer: their memory serves the next."""
+        steps: list[Step] = []
+        for bound, names in zip(bounds, dying, strict=False):  # the terminator, which has no step, ends the block anyway
+            steps.append(self._step(bound))
+            slots = [self._slots[name] for name in names if name in self._tensors]
+            if slots:
+                steps.append(_drop(slots))
+        return steps
 
     def _bind(self, operation: Operation) -> Bound:
-        for kind in operation.result_types:
-            self._largest = max(self._largest, _elements(kind.shape))
+        self._tensors.update(name for name, kind in zip(operation.results, operation.result_types, strict=True) if kind.shape)
         bodies = [self._region(region) for region in operation.regions]
         ins = [self._slot(name) for name in operation.operands]
         outs = [self._slot(name) for name in operation.results]
@@ -191,7 +203,7 @@ class _FunctionCompiler:
         if name not in self.functions.operations:
             raise UnsupportedOperation(f"a call of {name}, which the module does not define", str(operation.location))
         callee = self.functions.get(name)
-        self._largest = max(self._largest, callee.largest)
+        self._callees = max(self._callees, callee.live)
         return callee
 
     def _step(self, bound: Bound) -> Step:
@@ -246,8 +258,10 @@ def _callee_name(operation: Operation) -> str:
     return str(operation.properties["callee"]).removeprefix("@").strip('"')
 
 
-def _elements(shape: Iterable[int]) -> int:
-    count = 1
-    for size in shape:
-        count *= size
-    return count
+def _drop(slots: list[int]) -> Step:
+    def run(lanes: Lanes) -> None:
+        regs = lanes.regs
+        for slot in slots:
+            regs[slot] = None
+
+    return run
