@@ -20,6 +20,7 @@ from tridiff.harness.engines.cpu.machine import RESERVED_SLOTS, Budget, Lanes
 from tridiff.harness.engines.cpu.memory import Memory
 from tridiff.harness.engines.cpu.program import Function
 from tridiff.harness.engines.cpu.space import Space
+from tridiff.harness.engines.cpu.threads import one_blas_thread
 from tridiff.harness.engines.cpu.ttir import compiled
 from tridiff.harness.engines.cpu.values import Pointer
 from tridiff.harness.engines.spec import EngineSpec
@@ -42,7 +43,7 @@ class CpuEngine:
         Raises `KernelError` when the kernel misbehaves, `UnsupportedOperation`, and whatever the launcher itself raises.
         """
         stage = _Stage(arena, self.spec, self.specialisations)
-        with np.errstate(all="ignore"), capturing(self.spec.target, stage.launch, stage.poison):
+        with np.errstate(all="ignore"), one_blas_thread(), capturing(self.spec.target, stage.launch, stage.poison):
             launcher(**inputs)
 
 
