@@ -171,7 +171,7 @@ def repro(case: Annotated[Path, typer.Argument(metavar="CASE.json", help="A case
     from tridiff.harness.runner.examine import examine
 
     found = files.read(case, registry)
-    outcome = examine(found.ref, found.spec, found.case, registry)
+    outcome = examine(found.ref, _ready(found.spec), found.case, registry)
     match outcome:
         case Found():
             _say_finding(outcome, case, found.check)
@@ -212,7 +212,15 @@ def _registry() -> Registry:
 
 
 def _spec(engine: str | None, target: str) -> EngineSpec:
-    return EngineSpec(name=check_engine(best_engine() if engine is None else engine), target=check_target(target))
+    return _ready(EngineSpec(name=check_engine(best_engine() if engine is None else engine), target=check_target(target)))
+
+
+def _ready(spec: EngineSpec) -> EngineSpec:
+    """`spec`, after its engine has seen that it can work with this Triton; an error then is the machine's, not tridiff's."""
+    from tridiff.harness.engines.cpu.engine import CpuEngine
+
+    CpuEngine(spec)
+    return spec
 
 
 def _stdout() -> Console:

@@ -14,7 +14,7 @@ from typing import Any
 from tridiff.harness.engines.spec import UsageError
 
 _BLAS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-_TRITON = ((3, 6), (3, 9))
+_TRITON = (3, 5)
 _TORCH = (2, 9)
 
 
@@ -36,7 +36,7 @@ def require_packages() -> None:
             raise UsageError(f"{name} is not installed: {_advice(name)}")
     torch, triton = _imported("torch"), _imported("triton")
     _check_version("torch", str(torch.__version__), _TORCH, (99, 0))
-    _check_version("triton", str(triton.__version__), *_TRITON)
+    _check_version("triton", str(triton.__version__), _TRITON, (99, 0))  # the self-test decides
     if triton.knobs.runtime.interpret:
         raise UsageError("TRITON_INTERPRET is set, so launches cannot be captured: unset it and run again")
 

@@ -20,10 +20,11 @@ from tridiff.harness.engines.cpu.machine import RESERVED_SLOTS, Budget, Lanes
 from tridiff.harness.engines.cpu.memory import Memory
 from tridiff.harness.engines.cpu.program import Function
 from tridiff.harness.engines.cpu.space import Space
+from tridiff.harness.engines.cpu.selftest import ensure
 from tridiff.harness.engines.cpu.threads import one_blas_thread
 from tridiff.harness.engines.cpu.ttir import compiled
 from tridiff.harness.engines.cpu.values import Pointer
-from tridiff.harness.engines.spec import EngineSpec
+from tridiff.harness.engines.spec import EngineSpec, backend_of
 
 LIVE_BYTES = 32 << 20
 """Programs run in chunks that keep about this many bytes alive. Measured: from 12 MB on, launches take the same time."""
@@ -32,19 +33,32 @@ MAX_CHUNK = 4096
 
 @dataclass
 class CpuEngine:
-    """Executes launches for `spec.target`. `specialisations` names those met, in order."""
+    """Executes launches for `spec.target`. `specialisations` names those met, in order.
+
+    The first one in a process sees to it that the installed Triton has passed the self-test, or raises `SelfTestError`.
+    """
 
     spec: EngineSpec
     specialisations: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """Run the self-test, if need be; with the usual budget, whatever this engine's is."""
+        target = self.spec.target
+        usual = EngineSpec(target=target)
+        ensure(str(backend_of(target)[0]), lambda launcher: _run(usual, launcher, {}, Arena(), []))
 
     def run(self, launcher: Callable[..., Any], inputs: Mapping[str, Any], arena: Arena) -> None:
         """Call `launcher(**inputs)`; its uninitialised allocations are poisoned first.
 
         Raises `KernelError` when the kernel misbehaves, `UnsupportedOperation`, and whatever the launcher itself raises.
         """
-        stage = _Stage(arena, self.spec, self.specialisations)
-        with np.errstate(all="ignore"), one_blas_thread(), capturing(self.spec.target, stage.launch, stage.poison):
-            launcher(**inputs)
+        _run(self.spec, launcher, inputs, arena, self.specialisations)
+
+
+def _run(spec: EngineSpec, launcher: Callable[..., Any], inputs: Mapping[str, Any], arena: Arena, names: list[str]) -> None:
+    stage = _Stage(arena, spec, names)
+    with np.errstate(all="ignore"), one_blas_thread(), capturing(spec.target, stage.launch, stage.poison):
+        launcher(**inputs)
 
 
 class _Stage:

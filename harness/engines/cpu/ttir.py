@@ -38,6 +38,8 @@ BUILDERS = {
     **ops_math.BUILDERS,
     **control.BUILDERS,
 }
+SUPPORTED = "3.6 to 3.9"
+"""The versions of Triton that the tests run with."""
 
 
 class FrontEndDrift(RuntimeError):
@@ -62,7 +64,7 @@ def _function(text: str) -> Function:
         return Compiler(BUILDERS).function(parse(text))
     except (ParseError, LookupError, TypeError, ValueError) as error:  # not our syntax, or a property missing or changed
         reason = f"{type(error).__name__}: {error}"
-        message = f"triton {triton.__version__} prints IR that tridiff cannot read ({reason}); supported: 3.6 to 3.9"
+        message = f"triton {triton.__version__} prints IR that tridiff cannot read ({reason}); supported: {SUPPORTED}"
         raise FrontEndDrift(message) from error
 
 
