@@ -1,9 +1,10 @@
 """IR texts and verdicts of the self-test, kept on disk between processes.
 
 Entries lie where Triton keeps its own: `triton.runtime.cache.get_cache_manager` is the same in 3.6 to 3.9, heeds
-TRITON_CACHE_DIR and a cache manager of the user's, and writes atomically, so processes share it without locks. One manager, which is
-one folder, serves a build of Triton; a file is an entry. A file names its key and a digest of its content: one that is damaged, cut short or
-foreign counts as absent, and is written anew. No failure of the cache is an error: what is lost is time.
+TRITON_CACHE_DIR and a cache manager of the user's, and writes atomically, so processes share it without locks. One manager,
+which is one folder, serves a build of Triton; a file is an entry. A file names its key and a digest of its content: one that
+is damaged, cut short or foreign counts as absent, and is written anew. No failure of the cache is an error: what is lost is
+time. TRIDIFF_CACHE=0 switches it off, and so does Triton's own TRITON_ALWAYS_COMPILE.
 """
 
 from __future__ import annotations
@@ -72,7 +73,9 @@ class Store:
             self._writable = False
             reason = f"{type(error).__name__}: {error}"
             _log.warning(
-                "the cache of compiled kernels in %s cannot be used (%s): every process compiles them again", knobs.cache.dir, reason
+                "the cache of compiled kernels in %s cannot be used (%s): every process compiles them again",
+                knobs.cache.dir,
+                reason,
             )
 
 

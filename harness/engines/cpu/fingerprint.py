@@ -12,6 +12,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import inspect
+import os
 import platform
 from collections.abc import Callable, Iterator, Mapping
 from enum import Enum
@@ -30,7 +31,7 @@ from triton.runtime.jit import JITFunction
 from tridiff.harness.capture import Specialisation
 
 _TRITON = ("triton.", "_frozen_importlib")
-_COMPILER_PARTS = ("__init__.py", "_utils.py", "knobs.py", "runtime", "compiler", "language", "backends", "experimental")
+_COMPILER_PARTS = ("__init__.py", "_utils.py", "knobs.py", "runtime", "compiler", "language", "backends")
 _END = 1 << 16
 
 
@@ -65,18 +66,26 @@ def digest(text: str | bytes) -> str:
 def build() -> str:
     """A digest of the installed Triton: two builds of one version may print other IR.
 
-    Cheap (about 2 ms): names, sizes and times of its Python files; size, time and both ends of the library, where the linker
+    Cheap (about 3 ms): names, sizes and times of its Python files; size, time and both ends of the library, where the linker
     puts its build id and its section table.
     """
     root = Path(str(triton.__file__)).parent
-    files = sorted(file for part in _COMPILER_PARTS for file in _python_files(root / part))
-    stats = [(str(file), _stat(file)) for file in files]
     library = Path(str(libtriton.__file__))
-    return digest(f"{triton.__version__}{platform.python_version()}{stats}{_stat(library)}{_ends(library)}")
+    files = sorted(_python_files(str(root), _COMPILER_PARTS))
+    return digest(f"{triton.__version__}{platform.python_version()}{files}{_stat(library)}{_ends(library)}")
 
 
-def _python_files(path: Path) -> Iterator[Path]:
-    return path.rglob("*.py") if path.is_dir() else iter([path] if path.exists() else [])
+def _python_files(folder: str, parts: tuple[str, ...] = ()) -> Iterator[tuple[str, int, int]]:
+    """(path, size, time) of the Python files below `folder`, at its top those named by `parts` alone."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if parts and entry.name not in parts:
+                continue
+            if entry.name.endswith(".py"):
+                known = entry.stat()
+                yield entry.path, known.st_size, known.st_mtime_ns
+            elif entry.is_dir() and entry.name != "__pycache__":
+                yield from _python_files(entry.path)
 
 
 def _stat(file: Path) -> tuple[int, int]:
@@ -162,7 +171,9 @@ def _own(function: Any) -> str:
         for name, parameter in inspect.signature(function.fn).parameters.items()
         if parameter.default is not inspect.Parameter.empty
     }
-    return repr((function._fn_name, place, type(function).__name__, function.raw_src, function.src, _value(flags), _value(defaults)))
+    return repr(
+        (function._fn_name, place, type(function).__name__, function.raw_src, function.src, _value(flags), _value(defaults))
+    )
 
 
 def _identifiers(source: str) -> Iterator[str]:

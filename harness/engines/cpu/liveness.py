@@ -18,7 +18,15 @@ from tridiff.harness.engines.cpu.formats import compute_dtype
 from tridiff.harness.engines.cpu.ir import Block, Operation, Region, Type
 
 _UNIFORM = {"arith.constant", "tt.get_num_programs", "tt.make_range"}
-_COMPACT = {"arith.constant", "tt.splat", "tt.broadcast", "tt.expand_dims", "tt.addptr", "tt.get_program_id", "tt.get_num_programs"}
+_COMPACT = {
+    "arith.constant",
+    "tt.splat",
+    "tt.broadcast",
+    "tt.expand_dims",
+    "tt.addptr",
+    "tt.get_program_id",
+    "tt.get_num_programs",
+}
 """Operations whose result takes no memory of its own worth counting, being a view or a list of terms."""
 _ADDRESS = 8
 
@@ -114,7 +122,9 @@ class _Estimate:
     def _result(self, operation: Operation) -> Extent:
         shape = operation.result_types[0].shape if operation.result_types else ()
         inputs = [self._extents[name] for name in operation.operands if name in self._extents]
-        varies = operation.name not in _UNIFORM and (not inputs or operation.name == "tt.load" or any(one.varies for one in inputs))
+        varies = operation.name not in _UNIFORM and (
+            not inputs or operation.name == "tt.load" or any(one.varies for one in inputs)
+        )
         if operation.name in {"arith.constant", "tt.splat"}:
             return Extent((1,) * len(shape), varies)
         if operation.name == "tt.expand_dims" and inputs:

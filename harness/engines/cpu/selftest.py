@@ -221,7 +221,11 @@ def _line(execute: Execute) -> str | None:
     try:
         execute(lambda: kernels.overrun[(1,)](out, 4))
     except KernelError as error:
-        return None if (error.check, error.line) == ("bounds", wanted) else f"reported {error.check} at {error.line}, not at {wanted}"
+        return (
+            None
+            if (error.check, error.line) == ("bounds", wanted)
+            else f"reported {error.check} at {error.line}, not at {wanted}"
+        )
     return "a store beyond the end was not noticed"
 
 

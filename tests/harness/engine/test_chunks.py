@@ -12,20 +12,20 @@ import triton
 import triton.language as tl
 
 from tridiff.harness.engines.cpu import engine
-from tridiff.harness.engines.cpu.mlir import parse
 from tridiff.harness.engines.cpu.liveness import last_uses, live_bytes, used_elsewhere
+from tridiff.harness.engines.cpu.mlir import parse
 
 PROGRAMS = 4096
 
 
 @triton.jit
-def add(x, out, block: tl.constexpr):
+def _add(x, out, block: tl.constexpr):
     i = tl.program_id(0) * block + tl.arange(0, block)
     tl.store(out + i, tl.load(x + i) + 1)
 
 
 @triton.jit
-def chain(x, out, block: tl.constexpr):
+def _chain(x, out, block: tl.constexpr):
     i = tl.program_id(0) * block + tl.arange(0, block)
     value = tl.load(x + i)
     for _ in tl.static_range(24):
@@ -34,7 +34,7 @@ def chain(x, out, block: tl.constexpr):
 
 
 @triton.jit
-def wide(x, out, block: tl.constexpr):
+def _wide(x, out, block: tl.constexpr):
     i = tl.program_id(0) * block + tl.arange(0, block)
     a = tl.load(x + i)
     b, c, d = a + 1, a * 2, a - 3
@@ -42,7 +42,7 @@ def wide(x, out, block: tl.constexpr):
 
 
 @triton.jit
-def branching(x, out, limit, block: tl.constexpr):
+def _branching(x, out, limit, block: tl.constexpr):
     program = tl.program_id(0)
     i = tl.arange(0, block)
     value = tl.load(x + program * block + i)
@@ -90,7 +90,6 @@ def test_what_programs_share_is_free() -> None:
 def test_dead_values_do_not_count() -> None:
     """Of a long chain two tensors are alive at a time; with a last use of the first, three."""
     chained = [f'%f{n + 1} = "arith.negf"(%f{n or ""}) : ({T}) -> {T}' for n in range(9)]
-    chained[0] = chained[0].replace("%f1 =", "%f1 =")
     short = estimate(*VARIED, *chained[:3])
     long = estimate(*VARIED, *chained)
     held = estimate(*VARIED, *chained, f'%last = "arith.addf"(%f9, %f) : ({T}, {T}) -> {T}')
@@ -106,12 +105,12 @@ def test_splat_of_a_program_is_compact() -> None:
 
 def test_loop_body_comes_on_top() -> None:
     """What a loop's body keeps alive adds to what lives across the loop."""
-    loop = [
-        '%c = "arith.constant"() <{value = 4 : i32}> : () -> i32',
+    body = (
         f'%o = "scf.for"(%c, %c, %c, %f) ({{\n^bb1(%k: i32 loc(unknown), %a: {T} loc(unknown)):\n'
         f'%g = "arith.addf"(%a, %f) : ({T}, {T}) -> {T} loc(unknown)\n"scf.yield"(%g) : ({T}) -> () loc(unknown)\n'
-        f"}}) : (i32, i32, i32, {T}) -> {T}",
-    ]
+        f"}}) : (i32, i32, i32, {T}) -> {T}"
+    )
+    loop = ['%c = "arith.constant"() <{value = 4 : i32}> : () -> i32', body]
 
     assert 4 * 4096 <= estimate(*VARIED, *loop) <= 4 * 4096 + 64
 
@@ -132,7 +131,7 @@ def test_chunks_do_not_change_results(run: Callable[..., None], monkeypatch: pyt
     """One program at a time, a few, or all: the same results, also where programs part ways."""
     monkeypatch.setattr(engine, "LIVE_BYTES", live)
     x, out = torch.arange(7 * 16, dtype=torch.float32), torch.zeros(7, 16)
-    run(branching, (7,), x, out, 5, 16)
+    run(_branching, (7,), x, out, 5, 16)
 
     rows = x.reshape(7, 16)
     factor = torch.tensor([0.0, 0, 1, 0, 0]).reshape(5, 1)
@@ -140,7 +139,7 @@ def test_chunks_do_not_change_results(run: Callable[..., None], monkeypatch: pyt
     assert not out[5:].any()
 
 
-@pytest.mark.parametrize("kernel", [add, chain, wide])
+@pytest.mark.parametrize("kernel", [_add, _chain, _wide])
 @pytest.mark.parametrize("block", [256, 4096])
 def test_memory_is_bounded(run: Callable[..., None], kernel: Any, block: int) -> None:
     """At 4096 programs a launch keeps no more than twice the limit alive, however long the kernel is."""
@@ -160,10 +159,10 @@ def test_memory_follows_the_limit(run: Callable[..., None], monkeypatch: pytest.
     """The estimate is of the right size: a launch uses a good part of what it may."""
     monkeypatch.setattr(engine, "LIVE_BYTES", 8 << 20)
     x, out = torch.ones(PROGRAMS * 1024), torch.zeros(PROGRAMS * 1024)
-    run(wide, (1,), x, out, 1024)
+    run(_wide, (1,), x, out, 1024)
     tracemalloc.start()
     try:
-        run(wide, (PROGRAMS,), x, out, 1024)
+        run(_wide, (PROGRAMS,), x, out, 1024)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
