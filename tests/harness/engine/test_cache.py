@@ -27,10 +27,13 @@ import settings_of_test as settings
 
 SIZE = tl.constexpr(4)
 KIND = tl.float32
+FACTOR = 2.0
 
 @triton.jit
-def helper(x, by=2.0):
+def helper(x, by=FACTOR):
     return x * by
+
+FACTOR = 5.0
 
 @triton.jit
 def kernel(x, out, block: tl.constexpr = 4):
@@ -171,10 +174,10 @@ def test_settings_of_triton_are_in_the_key(monkeypatch: pytest.MonkeyPatch, grou
     assert during != before == fingerprint.key_of(one())
 
 
-def loaded(folder: Path, source: str, settings: str = SETTINGS, name: str = "kernels_of_test") -> ModuleType:
+def loaded(folder: Path, source: str, settings: str = SETTINGS) -> ModuleType:
     """A module with that source, freshly imported, beside a module of settings."""
     modules = {}
-    for each, text in (("settings_of_test", settings), (name, source)):
+    for each, text in (("settings_of_test", settings), ("kernels_of_test", source)):
         path = folder / f"{each}.py"
         path.write_text(text, encoding="utf-8")
         spec = importlib.util.spec_from_file_location(each, path)
@@ -186,7 +189,7 @@ def loaded(folder: Path, source: str, settings: str = SETTINGS, name: str = "ker
             exec(compile(text, str(path), "exec"), modules[each].__dict__)  # noqa: S102 - no stale bytecode: files change within a second
         finally:
             sys.dont_write_bytecode = before
-    return modules[name]
+    return modules["kernels_of_test"]
 
 
 def key_of_module(module: ModuleType) -> str:
@@ -201,7 +204,7 @@ def key_of_module(module: ModuleType) -> str:
     ("old", "new"),
     [
         ("x * by", "x + by"),
-        ("by=2.0", "by=3.0"),
+        ("FACTOR = 2.0", "FACTOR = 3.0"),
         ("tl.constexpr(4)", "tl.constexpr(2)"),
         ("KIND = tl.float32", "KIND = tl.float16"),
         ("\nSIZE", "\n\nSIZE"),
@@ -233,7 +236,9 @@ def test_file_is_in_the_key(tmp_path: Path) -> None:
     """Locations print the file's name, so the same source in another file is another entry."""
     first = key_of_module(loaded(tmp_path, SOURCE))
 
-    assert key_of_module(loaded(tmp_path, SOURCE, name="others_of_test")) != first
+    (tmp_path / "elsewhere").mkdir()
+
+    assert key_of_module(loaded(tmp_path / "elsewhere", SOURCE)) != first
 
 
 def test_unknown_kinds_of_values_are_not_cached(tmp_path: Path, folder: Path, front_end: list[str]) -> None:
