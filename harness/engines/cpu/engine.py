@@ -19,8 +19,8 @@ from tridiff.harness.engines.cpu.ir import Type
 from tridiff.harness.engines.cpu.machine import RESERVED_SLOTS, Budget, Lanes
 from tridiff.harness.engines.cpu.memory import Memory
 from tridiff.harness.engines.cpu.program import Function
-from tridiff.harness.engines.cpu.space import Space
 from tridiff.harness.engines.cpu.selftest import ensure
+from tridiff.harness.engines.cpu.space import Space
 from tridiff.harness.engines.cpu.threads import one_blas_thread
 from tridiff.harness.engines.cpu.ttir import compiled
 from tridiff.harness.engines.cpu.values import Pointer
