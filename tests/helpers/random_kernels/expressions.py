@@ -7,6 +7,7 @@ reads is in bounds and defined; see `strategy` for what is left out, and why.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from hypothesis import strategies as st
@@ -23,6 +24,8 @@ T = TypeVar("T")
 REGION = 16
 """Elements of the largest tile, and so of the part of a scratch array that belongs to one program."""
 MOST_INPUTS = 6
+COMMON = ("add", "sub", "mul", "fma", "fma", "mod", "shl", "ashr", "lshr", "lt", "ge")
+"""Drawn once more than the other operations of the table: they are what kernels are made of, or have many types."""
 SHIFTS = {"shl", "ashr", "lshr"}
 LITERAL_DIVISORS = {"floordiv_by", "mod_by"}
 
@@ -67,9 +70,9 @@ class Expressions:
     def __init__(self, draw: Callable[[Any], Any], features: Features) -> None:
         self._draw = draw
         self.features = features
-        self.grid: tuple[int, ...] = self.pick([(1,), (2,), (4,), (3,), (2, 2), (1, 2, 2), (2, 3), (8,)])
-        self.extent: int = self.pick([4, 8, 2, 16, 1])
-        self.matrix: Shape = self.pick([(4, 4), (2, 4), (2, 8), (8, 2), (4, 1), (1, 4)])
+        self.grid: tuple[int, ...] = self.pick([(1,), (4,), (3,), (2, 2), (4,), (1, 2, 2), (2, 3), (8,)])
+        self.extent: int = self.pick([4, 8, 16, 8, 2, 1])
+        self.matrix: Shape = self.pick([(4, 4), (2, 4), (4, 4), (2, 8), (8, 2), (4, 1), (1, 4)])
         self.arrays: list[Array] = []
         self.scalars: list[Scalar] = []
         self.helpers: list[Helper] = []
@@ -122,7 +125,7 @@ class Expressions:
         known = [array for array in self.arrays if not array.output and array.kind in kinds and array.flavour != "counts"]
         if known and (len(self.arrays) >= MOST_INPUTS or not self.chance(2)):
             return self.pick(known)
-        array = Array(self.name("a"), self.pick(kinds), self.length, self.pick(FLAVOURS), self.integer(0, 999))
+        array = Array(self.name("a"), self.pick(_weighted(kinds)), self.length, self.pick(FLAVOURS), self.integer(0, 999))
         self.arrays.append(array)
         return array
 
@@ -134,7 +137,7 @@ class Expressions:
 
     def count(self) -> Node:
         """A small scalar: a number, an argument, or one that each program loads."""
-        form = self.pick(["literal", "loaded", "argument", "constexpr", "default"])
+        form = self.pick(["literal", "loaded", "loaded", "argument", "loaded", "constexpr", "default"])
         if form == "literal":
             return literal(self.integer(0, 4))
         if form != "loaded":
@@ -180,6 +183,8 @@ class Expressions:
 
     def among(self, kinds: Sequence[str], shape: Shape, depth: int) -> Node:
         """An expression of one of the types."""
+        if depth <= 0:
+            return self.leaf(shape, kinds)
         node = self.expression(shape, depth)
         return node if node.kind in kinds else self.convert(node, self.pick(kinds))
 
@@ -217,8 +222,7 @@ class Expressions:
         return self.pick(self._makers(shape))(shape, depth - 1)
 
     def _makers(self, shape: Shape) -> list[Callable[[Shape, int], Node]]:
-        makers = [self.binary, self.with_number, self.unary, self.cast, self.integer_binary, self.where, self.binary, self.compare]
-        makers += [self.integer_binary, self.cast, self.fma, self.call, self.float_binary]
+        makers = [*[self.tabled] * 7, self.with_number, self.cast, self.where, self.call]
         if shape:
             makers += [self.bit_pattern]
         if not self.is_helper:
@@ -242,31 +246,45 @@ class Expressions:
         makers += [self.scan] * self.features.scans + [self.sorted] * (self.features.sorts and shape[1] > 1)
         return makers + [self.gathered_lanes] * self.features.gathers
 
-    def leaf(self, shape: Shape) -> Node:
-        """A variable, a load of the program's own tile, or a constant."""
-        known = [node for node in self.scope if node.shape == shape]
-        options = ["load"] if not self.is_helper else ["full"]
-        options += ["known", "known"] if known else []
-        options += ["arange"] if len(shape) == 1 else ["full"] if shape else []
+    def leaf(self, shape: Shape, kinds: Sequence[str] = KINDS) -> Node:
+        """A variable, a load of the program's own tile, or a constant, of one of the types."""
+        known = [node for node in self.scope if node.shape == shape and node.kind in kinds]
+        options = ["full"] if self.is_helper else ["load", "load", "load"]
+        options += ["known", "known"] * (3 if self.is_helper else 1) if known else []
+        options += ["arange"] if len(shape) == 1 and "int32" in kinds else ["full"]
         form = self.pick(options)
         if form == "known":
             return self.pick(known)
         if form == "arange":
-            start = self.pick([0, 0, shape[0]])
-            return Node("arange", "int32", shape, value=start)
+            return Node("arange", "int32", shape, value=self.pick([0, shape[0]]))
         if form == "full":
-            return self.full(self.pick(KINDS), shape)
-        array = self.input_array(KINDS)
+            return self.full(self.pick(kinds), shape)
+        array = self.input_array(kinds)
         return Node("load", array.kind, shape, (self.own_index(shape),), array.name)
 
-    def binary(self, shape: Shape, depth: int) -> Node:
-        """An operation on two operands of any types."""
-        a = self.expression(shape, depth)
-        b = self.expression(self._operand_shape(shape), depth)
-        allowed = [op for op, operation in BINARY.items() if operation.rule.__name__ == "_arithmetic" and _both(op, a, b)]
-        allowed += [op for op in ("minimum", "maximum") if _both(op, a, b)]
-        op = self.pick([op for op in allowed if op not in SHIFTS])
-        return binary(op, *self._either_order(a, b))
+    def tabled(self, shape: Shape, depth: int) -> Node:
+        """Any operation of the table, each as likely as another, on operands that it is defined for."""
+        op = self.pick([*TABLE, *COMMON])
+        operation = TABLE[op]
+        a = self.among([kind for kind in KINDS if takes(operation, kind)], shape, depth)
+        if op in UNARY:
+            return Node(op, a.kind, shape, (a,))
+        if op in TERNARY:
+            b, c = (self.among([a.kind], shape, depth - 1) for _ in range(2))
+            return Node(op, a.kind, shape, (a, b, c))
+        if op in LITERAL_DIVISORS:
+            return binary(op, a, self._divisor(a.kind))
+        groups = operation.groups if op not in {"ashr", "lshr"} else {"int"}
+        kinds = [kind for kind in KINDS if takes(replace(operation, groups=frozenset(groups)), kind)]
+        if operation.rule.__name__ in {"_dividing", "_true_dividing"} and not is_float(a.kind):
+            kinds = [kind for kind in kinds if is_float(kind) or is_signed(kind) == is_signed(a.kind)]
+        # Mostly one type, as in most kernels: what promotion does to a value hides what the operation did.
+        b = self.among([a.kind] if a.kind in kinds and not self.chance(3) else kinds, self._operand_shape(shape), depth)
+        return binary(op, a, b)
+
+    def _divisor(self, kind: str) -> Node:
+        low, high = limits(kind)
+        return literal(self.pick([value for value in (2, 3, 7, 16, -1, -3, 100) if low <= value <= high]))
 
     def _either_order(self, a: Node, b: Node) -> tuple[Node, Node]:
         return (b, a) if self.chance(3) else (a, b)
@@ -284,47 +302,6 @@ class Expressions:
         kind = "int32" if a.kind == "int1" else a.kind
         allowed = [op for op, operation in BINARY.items() if operation.literal and op not in divides and takes(operation, kind)]
         return binary(self.pick(allowed), *self._either_order(a, self.number(a.kind)))
-
-    def compare(self, shape: Shape, depth: int) -> Node:
-        """A comparison of two operands of any types."""
-        a, b = self.expression(shape, depth), self.expression(self._operand_shape(shape), depth)
-        return binary(self.pick(["lt", "eq", "le", "gt", "ge", "ne"]), a, b)
-
-    def integer_binary(self, shape: Shape, depth: int) -> Node:
-        """Shifts, quotients, remainders and bitwise operations."""
-        a = self.some_integer(shape, depth)
-        op = self.pick(["and", "or", "xor", "floordiv", "mod", "shl", "shr", "floordiv_by", "mod_by", "floordiv", "mod", "truediv"])
-        if op in LITERAL_DIVISORS:
-            low, high = limits(a.kind)
-            return binary(op, a, literal(self.pick([value for value in (2, 3, 7, 16, -1, -3, 100) if low <= value <= high])))
-        b = self.some_integer(self._operand_shape(shape), depth)
-        if op in {"floordiv", "mod", "truediv"} and is_signed(a.kind) != is_signed(b.kind):
-            b = self.convert(b, a.kind)
-        if op == "shr":
-            op = "ashr" if is_signed(a.kind) else "lshr"
-        return binary(op, a, b)
-
-    def float_binary(self, shape: Shape, depth: int) -> Node:
-        """Divisions and remainders of floats."""
-        a = self.among([*FLOATS], shape, depth)
-        b = self.among([*FLOATS], self._operand_shape(shape), depth)
-        op = self.pick(["truediv", "fmod", "div_rn"])
-        if op == "div_rn":
-            a, b = self.convert(a, "float32"), self.convert(b, "float32")
-        return binary(op, a, b)
-
-    def unary(self, shape: Shape, depth: int) -> Node:
-        """An operation on one operand."""
-        a = self.expression(shape, depth)
-        op = self.pick([op for op, operation in UNARY.items() if takes(operation, a.kind)])
-        return Node(op, a.kind, shape, (a,))
-
-    def fma(self, shape: Shape, depth: int) -> Node:
-        """A fused multiply-add."""
-        a = self.among([*FLOATS], shape, depth)
-        b, c = (self.of_kind(a.kind, shape, depth - 1) for _ in range(2))
-        (op,) = TERNARY
-        return Node(op, a.kind, shape, (a, b, c))
 
     def cast(self, shape: Shape, depth: int) -> Node:
         """A conversion to any type."""
@@ -461,7 +438,7 @@ class Expressions:
     def dot(self, shape: Shape, depth: int) -> Node:
         """A matrix product of small integers, exact in every precision and order."""
         kind = self.pick(["float32", "int8", "float16", "bfloat16"])
-        inner = self.pick([2, 4])
+        inner = min(self.pick([2, 4]), REGION // max(shape))
         a = self._small_floats((shape[0], inner), kind, 3, depth - 1)
         b = self._small_floats((inner, shape[1]), kind, 3, depth - 1)
         result = "int32" if kind == "int8" else "float32"
@@ -526,6 +503,11 @@ class Expressions:
         """Integers in order along the last axis."""
         arg = self.some_integer(shape, depth)
         return Node("sort", arg.kind, shape, (arg,), self.chance(2))
+
+
+def _weighted(kinds: Sequence[str]) -> list[str]:
+    """The types, with floats as likely as integers."""
+    return [*kinds, *(kind for kind in kinds if is_float(kind)), *(kind for kind in kinds if is_float(kind))]
 
 
 def _both(op: str, a: Node, b: Node) -> bool:

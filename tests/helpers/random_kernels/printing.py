@@ -78,7 +78,7 @@ def source(kernel: Kernel) -> str:
     functions = [_function(helper.name, [name for name, _, _ in helper.parameters], helper.body, helper.result, noinline=helper.noinline)
                  for helper in kernel.helpers]
     parameters = [array.name for array in kernel.arrays]
-    parameters += [_parameter(scalar) for scalar in kernel.scalars]
+    parameters += [_parameter(scalar) for scalar in sorted(kernel.scalars, key=lambda scalar: scalar.default)]
     functions.append(_function("kernel", parameters, kernel.body, None, first=f"pid = {_program(kernel.grid)}"))
     text = "\n\n".join(functions)
     prelude = [body for name, body in PRELUDE.items() if f"{name}(" in text or f", {name})" in text or f", {name}," in text]
@@ -229,7 +229,9 @@ def _pair(node: Node, args: list[str]) -> str:
 def _dot(node: Node, args: list[str]) -> str:
     precision = f', input_precision="{node.value}"' if node.value else ""
     acc = f", acc={args[2]}" if len(args) > 2 else ""
-    return f"tl.dot({args[0]}, {args[1]}{acc}{precision})"
+    # Triton wants to be told, where there is an accumulator.
+    result = ", out_dtype=tl.int32" if node.kind == "int32" else ""
+    return f"tl.dot({args[0]}, {args[1]}{acc}{precision}{result})"
 
 
 def _safe(node: Node, args: list[str]) -> str:

@@ -44,8 +44,9 @@ from random_kernels.tree import (
     numel,
 )
 
-MOST_STATEMENTS = 5
-DEPTH = 3
+MOST_STATEMENTS = 3
+DEPTH = 2
+"""Nested operations; a new variable may have one more."""
 
 
 def kernels(features: Features = ENABLED) -> SearchStrategy[Kernel]:
@@ -69,8 +70,9 @@ class _Writer(Expressions):
 
     def kernel(self) -> Kernel:
         """The whole kernel."""
-        self.new_variable()
-        for _ in range(self.integer(0, MOST_STATEMENTS - 1)):
+        for _ in range(self.integer(1, 6)):
+            self.new_variable()
+        for _ in range(self.integer(0, MOST_STATEMENTS)):
             self.pick(self._top_level())()
         self._observe()
         return Kernel(self.grid, tuple(self.arrays), tuple(self.scalars), tuple(self.helpers), tuple(self.block))
@@ -93,11 +95,12 @@ class _Writer(Expressions):
             self.block.append(Store(target.name, self.own_index(node.shape), node))
 
     def _shape(self) -> Shape:
-        return self.pick([(self.extent,), (), self.matrix])
+        return self.pick([(self.extent,), self.matrix, (self.extent,), ()])
 
     def new_variable(self) -> None:
         """A variable that later statements may change, and whose last value is observed."""
-        node = self.expression(self._shape(), DEPTH)
+        shape = self._shape()
+        node = self.expression(shape, self.pick([1, 2, DEPTH + 1])) if self.chance(3) else self.tabled(shape, self.integer(0, 1))
         if node.op in {"variable", "literal"}:
             node = binary("add", node, literal(1))
         self._assignable.append(self.let(node))

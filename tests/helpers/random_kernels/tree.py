@@ -165,7 +165,7 @@ class Helper:
     noinline: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Kernel:
     """A launch: the kernel, its grid and its arguments."""
 
@@ -174,6 +174,13 @@ class Kernel:
     scalars: tuple[Scalar, ...]
     helpers: tuple[Helper, ...]
     body: tuple[Statement, ...] = field(default=())
+
+    def _repr_pretty_(self, printer: Any, _cycle: object) -> None:
+        """What Hypothesis prints of an example: the source is in the error's message."""
+        printer.text(repr(self))
+
+    def __repr__(self) -> str:
+        return f"<kernel of {len(self.body)} statements, grid {self.grid}>"
 
     @property
     def programs(self) -> int:
