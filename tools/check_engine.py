@@ -68,7 +68,10 @@ def _kernels(console: Console, options: argparse.Namespace) -> int:
     outcomes: list[Outcome] = []
     interrupted = False
     columns = TextColumn("kernels"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=console) as progress, ProcessPoolExecutor(options.processes, initializer=_start_worker) as pool:
+    with (
+        Progress(*columns, console=console) as progress,
+        ProcessPoolExecutor(options.processes, initializer=_start_worker) as pool,
+    ):
         task = progress.add_task("kernels", total=options.count)
         pending = {pool.submit(_shard, seed, count): count for seed, count in shards}
         try:

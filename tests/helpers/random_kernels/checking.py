@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 
@@ -24,6 +25,7 @@ from tridiff.harness.api import Arena
 from tridiff.harness.engines.cpu import ttir
 from tridiff.harness.engines.cpu.engine import CpuEngine
 from tridiff.harness.engines.cpu.ir import Operation
+from tridiff.harness.engines.cpu.mlir import parse
 from tridiff.harness.engines.spec import EngineSpec
 
 
@@ -88,8 +90,10 @@ def _compare(array: Array, result: torch.Tensor, expected: list[Lane], kernel: K
     for at, (got, wanted) in enumerate(zip(_elements(array, result), expected, strict=True)):
         if not _agrees(array.kind, got, wanted):
             where = f"{array.name}[{at}] of {array.length} ({array.kind})"
-            raise Mismatch(f"{where}: the engine gives {_shown(array.kind, got)}, expected {_shown(array.kind, wanted)}\n"
-                           f"{described(kernel, text)}")
+            raise Mismatch(
+                f"{where}: the engine gives {_shown(array.kind, got)}, expected {_shown(array.kind, wanted)}\n"
+                f"{described(kernel, text)}"
+            )
 
 
 def _agrees(kind: str, got: numbers.Number, wanted: Lane) -> bool:
@@ -124,18 +128,14 @@ def described(kernel: Kernel, text: str) -> str:
 @contextmanager
 def counting_operations(counts: Counter[str]) -> Iterator[None]:
     """Within this context `counts` counts, per operation name, the kernels whose TTIR contains it."""
-    parse: Any = ttir.parse
 
     def counted(text: str) -> Operation:
-        module: Operation = parse(text)
+        module = parse(text)
         counts.update(set(_names(module)))
         return module
 
-    ttir.parse = counted
-    try:
+    with mock.patch.object(ttir, "parse", counted):
         yield
-    finally:
-        ttir.parse = parse
 
 
 def _names(operation: Operation) -> Iterator[str]:

@@ -10,7 +10,10 @@ from random_kernels.numbers import FLOATS, Number, decode, is_float, limits, nea
 from random_kernels.tree import Array
 
 FLAVOURS = ("small", "edges", "bits", "edges", "bits")
-"""small: integers from -4 to 4. edges: extremes, zeros, infinities, NaN. bits: uniform bit patterns. The latter are likelier: they tell more."""
+"""small: integers from -4 to 4. edges: extremes, zeros, infinities, NaN. bits: uniform bit patterns.
+
+The latter are likelier: they tell more.
+"""
 
 
 def content(array: Array) -> list[Number]:

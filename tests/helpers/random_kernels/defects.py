@@ -11,6 +11,7 @@ from unittest import mock
 import numpy as np
 
 from tridiff.harness.engines.cpu import control, formats, memory, ops_arith, ops_tensor, ttir
+from tridiff.harness.engines.cpu.machine import Lanes
 from tridiff.harness.engines.cpu.program import Bound
 
 Patch = Callable[[], Any]
@@ -138,8 +139,10 @@ DEFECTS: dict[str, Patch] = {
     "the first lane that shares an address stays": _attribute(memory, "_scatter_lanes", _first_lane_stays),
     "transposition does nothing": _builder("tt.trans", _with_property("order", sorted)),
     "unordered comparison is ordered": _builder("arith.cmpf", _with_property("predicate", lambda p: p - 7 if p >= 8 else p)),
-    "axis of reduction ignored": _attribute(ops_tensor, "_spread", lambda spread: lambda x, a, n: np.sort(spread(x, a, n), axis=-1)),
-    "a branch reads other programs' values": _attribute(control.Lanes, "subset", _lost_in_branch),
+    "axis of reduction ignored": _attribute(
+        ops_tensor, "_spread", lambda spread: lambda x, a, n: np.sort(spread(x, a, n), axis=-1)
+    ),
+    "a branch reads other programs' values": _attribute(Lanes, "subset", _lost_in_branch),
     "program ids of the second axis ignored": _builder("tt.get_program_id", _with_property("axis", lambda _: 0)),
 }
 

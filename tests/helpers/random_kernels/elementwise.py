@@ -84,7 +84,8 @@ def _floor_divide(kind: str, a: Any, b: Any) -> Number:
 def _remainder(kind: str, a: Any, b: Any) -> Number:
     """`%` has the sign of the dividend."""
     if not is_float(kind):
-        return int(math.copysign(1, a)) * (abs(a) % abs(b))
+        size: int = abs(a) % abs(b)
+        return -size if a < 0 else size
     if math.isnan(a) or math.isnan(b) or math.isinf(a) or b == 0:
         return math.nan
     if math.isinf(b):
@@ -175,7 +176,7 @@ def _comparing(a: str, b: str, literal: int | None = None) -> tuple[str, str]:
 
 
 def _widening(a: str, b: str, literal: int | None = None) -> tuple[str, str]:
-    """minimum and maximum take bf16 to float32 first."""
+    """Extremes take bf16 to float32 first."""
     wide = ["float32" if kind == "bfloat16" else kind for kind in (a, b)]
     return _arithmetic(*wide, literal=literal)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import reduce
@@ -93,10 +94,9 @@ class _Program:
         self._variables: dict[str, Any] = {"pid": [number], **{scalar.name: [scalar.value] for scalar in kernel.scalars}}
 
     def run(self) -> None:
-        try:
+        """Execute the kernel up to its end or its first return."""
+        with suppress(_Returned):
             self._block(self._kernel.body)
-        except _Returned:
-            pass
 
     def _block(self, statements: Sequence[Statement]) -> None:
         for statement in statements:
@@ -245,7 +245,8 @@ class _Program:
         depth, columns = a.shape[1], b.shape[1]
         start = self.node(acc[0]) if acc else [0] * numel(node.shape)
         sums = [
-            start[i * columns + j] + sum(x[i * depth + k] * y[k * columns + j] for k in range(depth)) for i, j in _cells(node.shape)
+            start[i * columns + j] + sum(x[i * depth + k] * y[k * columns + j] for k in range(depth))
+            for i, j in _cells(node.shape)
         ]
         return [float(total) for total in sums] if is_float(node.kind) else [wrap(node.kind, total) for total in sums]
 

@@ -21,6 +21,9 @@ from random_kernels.tree import Array, Helper, Let, Node, Scalar, Shape, Stateme
 
 T = TypeVar("T")
 
+Maker = Callable[[Shape, int], Node]
+"""Draws an expression of a shape, with at most so many operations nested."""
+
 REGION = 16
 """Elements of the largest tile, and so of the part of a scratch array that belongs to one program."""
 MOST_INPUTS = 6
@@ -221,8 +224,8 @@ class Expressions:
             return self.leaf(shape)
         return self.pick(self._makers(shape))(shape, depth - 1)
 
-    def _makers(self, shape: Shape) -> list[Callable[[Shape, int], Node]]:
-        makers = [*[self.tabled] * 7, self.with_number, self.cast, self.where, self.call]
+    def _makers(self, shape: Shape) -> list[Maker]:
+        makers: list[Maker] = [*[self.tabled] * 7, self.with_number, self.cast, self.where, self.call]
         if shape:
             makers += [self.bit_pattern]
         if not self.is_helper:
@@ -230,19 +233,19 @@ class Expressions:
         makers += {0: self._scalar_makers, 1: self._vector_makers, 2: self._matrix_makers}[len(shape)](shape)
         return makers
 
-    def _scalar_makers(self, _shape: Shape) -> list[Callable[[Shape, int], Node]]:
+    def _scalar_makers(self, _shape: Shape) -> list[Maker]:
         return [self.reduced_whole, self.ternary]
 
-    def _vector_makers(self, shape: Shape) -> list[Callable[[Shape, int], Node]]:
-        makers = [self.reduced, self.reshaped, self.reduced, self.arg_extreme, self.reduced_exactly, self.ternary]
+    def _vector_makers(self, shape: Shape) -> list[Maker]:
+        makers: list[Maker] = [self.reduced, self.reshaped, self.reduced, self.arg_extreme, self.reduced_exactly, self.ternary]
         makers += [self.scan] * self.features.scans + [self.sorted] * (self.features.sorts and shape[0] > 1)
         makers += [self.gathered_lanes] * self.features.gathers
         if self.features.joins:
             makers += [self.split_half, *([self.joined] if shape[0] > 1 else [])]
         return makers
 
-    def _matrix_makers(self, shape: Shape) -> list[Callable[[Shape, int], Node]]:
-        makers = [self.outer, self.trans, self.reshaped, self.dot, self.normalised, self.outer, self.broadcast]
+    def _matrix_makers(self, shape: Shape) -> list[Maker]:
+        makers: list[Maker] = [self.outer, self.trans, self.reshaped, self.dot, self.normalised, self.outer, self.broadcast]
         makers += [self.scan] * self.features.scans + [self.sorted] * (self.features.sorts and shape[1] > 1)
         return makers + [self.gathered_lanes] * self.features.gathers
 

@@ -69,7 +69,9 @@ def nearest(kind: str, exact: Fraction) -> float:
         exponent -= 1
     quantum = max(exponent, form.low) - form.precision + 1
     count = round(size / Fraction(2) ** quantum)  # Python rounds fractions half to even
-    result = math.inf if Fraction(count) * Fraction(2) ** quantum >= Fraction(2) ** (form.high + 1) else math.ldexp(count, quantum)
+    result = (
+        math.inf if Fraction(count) * Fraction(2) ** quantum >= Fraction(2) ** (form.high + 1) else math.ldexp(count, quantum)
+    )
     return math.copysign(result, exact.numerator)
 
 

@@ -75,8 +75,10 @@ def second_half(x):
 
 def source(kernel: Kernel) -> str:
     """The text of a module that defines `kernel`."""
-    functions = [_function(helper.name, [name for name, _, _ in helper.parameters], helper.body, helper.result, noinline=helper.noinline)
-                 for helper in kernel.helpers]
+    functions = [
+        _function(helper.name, [name for name, _, _ in helper.parameters], helper.body, helper.result, noinline=helper.noinline)
+        for helper in kernel.helpers
+    ]
     parameters = [array.name for array in kernel.arrays]
     parameters += [_parameter(scalar) for scalar in sorted(kernel.scalars, key=lambda scalar: scalar.default)]
     functions.append(_function("kernel", parameters, kernel.body, None, first=f"pid = {_program(kernel.grid)}"))

@@ -37,8 +37,15 @@ def search(seed: int, count: int, folder: Path, *, minimise: bool = True, featur
 
     @hypothesis.seed(seed)
     @hypothesis.settings(
-        max_examples=count, database=None, deadline=None, derandomize=False, phases=phases,
-        report_multiple_bugs=False, print_blob=False, verbosity=Verbosity.quiet, suppress_health_check=list(HealthCheck),
+        max_examples=count,
+        database=None,
+        deadline=None,
+        derandomize=False,
+        phases=phases,
+        report_multiple_bugs=False,
+        print_blob=False,
+        verbosity=Verbosity.quiet,
+        suppress_health_check=list(HealthCheck),
     )
     @hypothesis.given(kernels(features))
     def run(kernel: Kernel) -> None:
