@@ -457,7 +457,7 @@ class Expressions:
             return args[0]
         parameters = tuple((f"x{at}", arg.kind, arg.shape) for at, arg in enumerate(args))
         body, result = self._helper_body(parameters, shape, depth)
-        noinline = self.features.noinline and self.chance(2)
+        noinline = self.features.noinline and not shape  # Triton passes scalars only
         helper = Helper(self.name("helper"), parameters, body, result, noinline)
         self.helpers.append(helper)
         return Node("call", result.kind, shape, tuple(args), helper.name)

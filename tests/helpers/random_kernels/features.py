@@ -14,7 +14,7 @@ class Features:
     `joins`: tl.join and tl.split.
     `gathers`: tl.gather along any axis.
     `sorts`: tl.sort of integers along the last axis.
-    `noinline`: helpers that stay functions of their own.
+    `noinline`: helpers of scalars that stay functions of their own.
     """
 
     atomics: bool = False

@@ -10,8 +10,8 @@ What is left out, and why:
 - argmax and argmin of NaN, and without tie_break_left: several answers are right.
 - Order and shifts of booleans, negative loop steps: the engine says Unsupported, as Triton gives them no use.
 - Data shared between programs, but for atomics: a race has no one result.
-- float64, FP8, tiles of more than 16 elements or two axes, helpers that take pointers, Python numbers in tl.where and in extremes:
-  not written yet; nothing stands against them.
+- float64, FP8, tiles of more than 16 elements or two axes, helpers that take pointers, Python numbers in tl.where and in
+  extremes: not written yet; nothing stands against them.
 - Scalar arguments as operands of arithmetic: Triton makes a constant of one that is 1, so its type would hang on its value. They
   are bounds of loops.
 """
