@@ -12,7 +12,7 @@ import torch
 import triton
 
 _HARNESS = PurePath(__file__).parents[1]
-_CAPTURE = _HARNESS / "capture.py"  # between a launcher and torch or Triton, on whose behalf it raises nothing itself
+_CAPTURE = _HARNESS / "capture"  # between a launcher and torch or Triton, on whose behalf it raises nothing itself
 _TRITON = PurePath(str(triton.__file__)).parent
 _STANDARD = PurePath(os.__file__).parent
 _LIBRARIES = (_HARNESS, _TRITON, PurePath(str(torch.__file__)).parent, PurePath(np.__file__).parent)
@@ -23,7 +23,7 @@ def is_ours(error: BaseException) -> bool:
     paths = [PurePath(frame.filename) for frame in traceback.extract_tb(error.__traceback__)]
     # What leads to the launcher is ours, too, and raises nothing.
     below = list(itertools.dropwhile(lambda path: path.is_relative_to(_HARNESS), paths))
-    ours = [place for place, path in enumerate(below) if path.is_relative_to(_HARNESS) and path != _CAPTURE]
+    ours = [place for place, path in enumerate(below) if path.is_relative_to(_HARNESS) and not path.is_relative_to(_CAPTURE)]
     return bool(ours) and not any(path.is_relative_to(_TRITON) for path in below[ours[-1] :])
 
 

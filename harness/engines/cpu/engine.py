@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from triton.compiler.errors import CompileTimeAssertionFailure
 
 from tridiff.harness.api import RAW, Allocation, Arena, Zone, pattern
-from tridiff.harness.capture import Launch, capturing
+from tridiff.harness.capture import Choose, Launch, NotCompiled, Specialisation, capturing, first
 from tridiff.harness.engines.cpu import formats
 from tridiff.harness.engines.cpu.control import run_function
 from tridiff.harness.engines.cpu.errors import KernelError, UnsupportedOperation
@@ -47,17 +48,28 @@ class CpuEngine:
         usual = EngineSpec(target=target)
         ensure(str(backend_of(target)[0]), lambda launcher: _run(usual, launcher, {}, Arena(), []))
 
-    def run(self, launcher: Callable[..., Any], inputs: Mapping[str, Any], arena: Arena) -> None:
-        """Call `launcher(**inputs)`; its uninitialised allocations are poisoned first.
+    def run(self, launcher: Callable[..., Any], inputs: Mapping[str, Any], arena: Arena, choose: Choose = first) -> None:
+        """Call `launcher(**inputs)`; its uninitialised allocations are poisoned first, `choose` picks autotuned configurations.
 
         Raises `KernelError` when the kernel misbehaves, `UnsupportedOperation`, and whatever the launcher itself raises.
         """
-        _run(self.spec, launcher, inputs, arena, self.specialisations)
+        try:
+            _run(self.spec, launcher, inputs, arena, self.specialisations, choose)
+        except NotCompiled as error:
+            raise UnsupportedOperation(str(error)) from error
 
 
-def _run(spec: EngineSpec, launcher: Callable[..., Any], inputs: Mapping[str, Any], arena: Arena, names: list[str]) -> None:
+def _run(
+    spec: EngineSpec,
+    launcher: Callable[..., Any],
+    inputs: Mapping[str, Any],
+    arena: Arena,
+    names: list[str],
+    choose: Choose = first,
+) -> None:
     stage = _Stage(arena, spec, names)
-    with np.errstate(all="ignore"), one_blas_thread(), capturing(spec.target, stage.launch, stage.poison):
+    capture = capturing(spec.target, stage.launch, stage.poison, prepare=stage.prepare, choose=choose)
+    with np.errstate(all="ignore"), one_blas_thread(), capture:
         launcher(**inputs)
 
 
@@ -79,21 +91,30 @@ class _Stage:
             bits = pattern(tensor.dtype, self._arena.poison, Zone.SCRATCH)
             tensor.view(RAW[tensor.element_size()]).fill_(bits)
 
+    def prepare(self, specialisation: Specialisation) -> None:
+        """Compile; a `tl.static_assert` that fails is raised as Triton raises it, so that its autotuner sees it."""
+        try:
+            compiled(specialisation)
+        except KernelError as error:
+            raise error.__cause__ if isinstance(error.__cause__, CompileTimeAssertionFailure) else error from None
+
     def launch(self, launch: Launch) -> None:
         """Execute one launch."""
-        self._names.append(launch.specialisation.name)
+        self._names.append(launch.name)
         function = compiled(launch.specialisation)
-        names = [name for name, kind in launch.specialisation.signature.items() if kind != "constexpr"]
-        if len(names) != len(function.arguments):
-            raise UnsupportedOperation(f"tuple arguments of {function.name}")
         regs: list[Any] = [None] * function.slots
-        for name, (slot, kind) in zip(names, function.arguments, strict=True):
-            regs[slot] = self._argument(name, launch.arguments[name], kind)
+        values = launch.flattened([kind.element for _, kind in function.arguments])
+        if len(values) != len(function.arguments):
+            raise UnsupportedOperation(f"{len(values)} arguments for the {len(function.arguments)} of {function.name}")
+        for (name, value), (slot, kind) in zip(values, function.arguments, strict=True):
+            regs[slot] = self._argument(name, value, kind)
         space = Space(self._memories, self._arena.poison)
         execute(function, launch.grid, regs, Budget(self._spec.max_steps, self._spec.max_seconds), space)
 
     def _argument(self, name: str, value: Any, kind: Type) -> Any:
         if not kind.is_pointer:
+            if not isinstance(value, (int, float)):
+                raise UnsupportedOperation(f"the argument {name} is a {type(value).__name__}, which {kind.element} cannot hold")
             return formats.scalar(value, kind.element)
         if not isinstance(value, torch.Tensor):
             raise UnsupportedOperation(f"the pointer argument {name} is a {type(value).__name__}, not a tensor")

@@ -1,0 +1,29 @@
+"""Captures Triton launches without a GPU; the only package that touches Triton's global state.
+
+`launches`: what is handed over, a specialisation with its grid and arguments. `grids`: which grids production's launcher
+starts. `autotune`: which configuration of an autotuned kernel is the one that runs. `capturing`: the context in which all
+of that happens, and the stub driver that stands in for the GPU's.
+"""
+
+from __future__ import annotations
+
+from tridiff.harness.capture.autotune import Choose, Pick, Tuning, first, forced, seeded
+from tridiff.harness.capture.capturing import NotCompiled, backend_for, capturing, is_interpreting, targeting
+from tridiff.harness.capture.launches import Argument, Launch, Specialisation
+
+__all__ = [
+    "Argument",
+    "Choose",
+    "Launch",
+    "NotCompiled",
+    "Pick",
+    "Specialisation",
+    "Tuning",
+    "backend_for",
+    "capturing",
+    "first",
+    "forced",
+    "is_interpreting",
+    "seeded",
+    "targeting",
+]

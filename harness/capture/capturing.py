@@ -1,0 +1,228 @@
+"""The capture itself: a stub driver, and Triton's own launch path up to the compiled kernel.
+
+Inside `capturing`, a stub driver stands in for the GPU's, and `JITFunction.run` does all that it does in production
+(pre-run hooks, binding, specialisation, grids as functions) up to the compiled kernel, for which ours is substituted: it
+hands the launch to a callback. Each target has a device id of its own, so Triton's per-device caches never mix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import triton
+from torch.utils._python_dispatch import TorchDispatchMode
+from triton.backends.compiler import GPUTarget
+from triton.compiler.compiler import make_backend
+from triton.runtime.autotuner import Autotuner
+from triton.runtime.driver import driver
+from triton.runtime.jit import JITFunction
+
+from tridiff.harness.capture.autotune import Choose, Tuner, first
+from tridiff.harness.capture.grids import launched_grid
+from tridiff.harness.capture.launches import Launch, Specialisation
+from tridiff.harness.engines.spec import backend_of
+
+
+class _StubDriver:
+    """What Triton asks of a driver before it launches; there is no device behind it."""
+
+    def __init__(self, target: GPUTarget) -> None:
+        self._target = target
+
+    def get_current_target(self) -> GPUTarget:
+        return self._target
+
+    def get_current_device(self) -> str:
+        return f"tridiff:{self._target.backend}:{self._target.arch}"
+
+    def get_current_stream(self, _device: object = None) -> int:
+        return 0
+
+    def get_active_torch_device(self) -> torch.device:
+        return torch.device("cpu")
+
+    def get_benchmarker(self) -> Callable[..., list[float]]:
+        # For autotuners that are not Triton's own: all configurations are equally fast, and none is run.
+        return lambda *_, **__: [0.0, 0.0, 0.0]
+
+
+@dataclass(eq=False)
+class _Capture:
+    """One capture in progress. `preparing`: kernels are compiled and not launched."""
+
+    receive: Callable[[Launch], None]
+    prepare: Callable[[Specialisation], None]
+    choose: Choose
+    preparing: int = 0
+    tuners: dict[Any, Tuner] = field(default_factory=dict)
+    calls: list[Tuner] = field(default_factory=list)
+
+    @contextmanager
+    def prepares(self) -> Iterator[None]:
+        self.preparing += 1
+        try:
+            yield
+        finally:
+            self.preparing -= 1
+
+    def run(self, specialisation: Specialisation, grid: tuple[Any, Any, Any], arguments: dict[str, Any]) -> None:
+        """Execute a launch, or only compile it."""
+        size = launched_grid(grid, specialisation.target, specialisation.options)
+        # What the engine does with torch is not the launcher's doing: no scratch of ours is poisoned, and calls stay fast.
+        with torch._C._DisableTorchDispatch():
+            if self.preparing:
+                self.prepare(specialisation)
+            else:
+                config = self.calls[-1].config if self.calls else None
+                self.receive(Launch(specialisation, size, arguments, config))
+
+    def tune(self, autotuner: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A call of an autotuned kernel."""
+        if autotuner not in self.tuners:
+            self.tuners[autotuner] = Tuner(autotuner, self.choose, self.prepares)
+        tuner = self.tuners[autotuner]
+        self.calls.append(tuner)
+        try:
+            with tuner.call():
+                return _run_autotuner(autotuner, *args, **kwargs)
+        finally:
+            self.calls.pop()
+
+    def forget(self) -> None:
+        for tuner in self.tuners.values():
+            tuner.restore()
+
+
+_captures: list[_Capture] = []
+_run_autotuner = Autotuner.run
+
+
+def _capture_autotuner(self: Any, *args: Any, **kwargs: Any) -> Any:
+    """Replaces `Autotuner.run`."""
+    return _captures[-1].tune(self, args, kwargs)
+
+
+class NotCompiled(Exception):
+    """A launcher asked a kernel for its machine code, or for what follows from that, such as registers or shared memory."""
+
+
+class _CapturedKernel:
+    """Stands where `JITFunction.run` expects a compiled kernel."""
+
+    function = None
+    packed_metadata = None
+
+    def __init__(self, specialisation: Specialisation) -> None:
+        self.specialisation = specialisation
+
+    def __getattr__(self, name: str) -> Any:
+        # Triton 3.6 looks for the `result` of a kernel that is compiled in the background.
+        if name == "result" or name.startswith("__"):
+            raise AttributeError(name)
+        raise NotCompiled(f"the launcher asks for {name!r} of the compiled kernel {self.specialisation.function.__name__}")
+
+    def launch_metadata(self, *_: object) -> None:
+        return None
+
+    def run(self, x: Any, y: Any, z: Any, *rest: Any) -> None:
+        # rest: stream, function, packed metadata, launch metadata, enter hook, exit hook, then the bound arguments.
+        arguments = dict(zip(self.specialisation.signature, rest[6:], strict=True))
+        _captures[-1].run(self.specialisation, (x, y, z), arguments)
+
+
+def _capture_compile(
+    self: Any, key: Any, signature: Any, device: Any, constants: Any, options: Any, attributes: Any, _warmup: Any
+) -> _CapturedKernel:
+    """Replaces `JITFunction._do_compile`: remembers the specialisation instead of compiling it."""
+    cache, _, target, *_ = self.device_caches[device]
+    kernel = _CapturedKernel(Specialisation(self, target, str(key), signature, constants, attributes, options))
+    cache[key] = kernel
+    return kernel
+
+
+def _nothing(_: object) -> None:
+    """Compile when the kernel runs."""
+
+
+@contextmanager
+def capturing(
+    target: str,
+    receive: Callable[[Launch], None],
+    scratch: Callable[[torch.Tensor], None],
+    *,
+    prepare: Callable[[Specialisation], None] = _nothing,
+    choose: Choose = first,
+) -> Iterator[None]:
+    """Within this context every Triton launch goes to `receive`, and every `torch.empty*` result to `scratch`.
+
+    `choose` picks the configuration of autotuned kernels. Before one is launched, `prepare` gets its specialisation; where
+    that raises what makes Triton's autotuner drop a configuration (CompileTimeAssertionFailure), the next one is taken.
+
+    Captures may nest. On leaving, Triton's driver, compiler and autotuners are as before.
+    """
+    capture = _Capture(receive, prepare, choose)
+    before = JITFunction._do_compile, Autotuner.run
+    with targeting(target):
+        JITFunction._do_compile, Autotuner.run = _capture_compile, _capture_autotuner
+        _captures.append(capture)
+        try:
+            with _ScratchMode(scratch):
+                yield
+        finally:
+            _captures.pop()
+            capture.forget()
+            JITFunction._do_compile, Autotuner.run = before
+
+
+@contextmanager
+def targeting(target: str) -> Iterator[None]:
+    """Within this context Triton believes that `target` is the current device: kernel modules may ask when imported."""
+    previous = driver._active
+    driver.set_active(_StubDriver(GPUTarget(*backend_of(target))))
+    try:
+        yield
+    finally:
+        driver._active = previous
+
+
+_EMPTY = {
+    torch.ops.aten.empty,
+    torch.ops.aten.empty_like,
+    torch.ops.aten.empty_permuted,
+    torch.ops.aten.empty_strided,
+    torch.ops.aten.new_empty,
+    torch.ops.aten.new_empty_strided,
+}
+
+
+class _ScratchMode(TorchDispatchMode):
+    """Shows every uninitialised allocation of a launcher to `scratch`."""
+
+    def __init__(self, scratch: Callable[[torch.Tensor], None]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # torch does not annotate it
+        self._scratch = scratch
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """No: to keep torch.compile out of this mode, torch would import it, which takes 2 s of every process."""
+        return False
+
+    def __torch_dispatch__(self, func: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func.overloadpacket in _EMPTY:
+            self._scratch(result)
+        return result
+
+
+def is_interpreting() -> bool:
+    """Whether TRITON_INTERPRET=1 turned the jit functions into ones that cannot be captured."""
+    return bool(triton.knobs.runtime.interpret)
+
+
+def backend_for(target: GPUTarget) -> Any:
+    """Triton's compiler back end for `target`."""
+    return make_backend(target)
