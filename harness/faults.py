@@ -12,6 +12,8 @@ from pathlib import Path
 from types import ModuleType
 
 from tridiff.harness.api import Fault, Kernel
+from tridiff.harness.capture import targeting
+from tridiff.harness.engines.spec import DEFAULT_TARGET
 
 
 class PatchError(RuntimeError):
@@ -30,10 +32,14 @@ def patched(source: str, fault: Fault) -> str:
     return source
 
 
-def load(kernel: Kernel, fault: Fault | None) -> ModuleType:
-    """The kernel's module, or its faulty twin (Triton reads a kernel's source from its file, so it gets a real one)."""
-    module = importlib.import_module(kernel.module)
-    return module if fault is None else _twin(module, fault)
+def load(kernel: Kernel, fault: Fault | None, target: str = DEFAULT_TARGET) -> ModuleType:
+    """The kernel's module, or its faulty twin (Triton reads a kernel's source from its file, so it gets a real one).
+
+    A module that asks Triton for the current device while it is imported is told `target`; it is imported once a process.
+    """
+    with targeting(target):
+        module = importlib.import_module(kernel.module)
+        return module if fault is None else _twin(module, fault)
 
 
 @lru_cache(maxsize=256)

@@ -14,7 +14,8 @@ from functools import lru_cache
 from typing import Any
 
 from tridiff.harness.api import CHECKS, Expected, Fault, Kernel, Op, Patch, Reference, Verdict
-from tridiff.harness.engines.spec import UsageError, nearest
+from tridiff.harness.capture import targeting
+from tridiff.harness.engines.spec import DEFAULT_TARGET, UsageError, nearest
 
 
 @dataclass
@@ -108,10 +109,11 @@ def _known(table: Mapping[str, Any], what: str, name: str) -> Any:
 
 def register_family(registry: Registry, name: str, package: str = "tridiff") -> None:
     """Register the family `name`: strategies/NAME, reference/NAME, kernels/NAME and kernels/faults/NAME of `package`."""
-    strategies, reference, kernels, faults = (
-        importlib.import_module(f"{package}.{folder}.{name}")
-        for folder in ("strategies", "reference", "kernels", "kernels.faults")
-    )
+    with targeting(DEFAULT_TARGET):  # kernel modules may ask Triton for the current device when they are imported
+        strategies, reference, kernels, faults = (
+            importlib.import_module(f"{package}.{folder}.{name}")
+            for folder in ("strategies", "reference", "kernels", "kernels.faults")
+        )
     registry.register_op(strategies.OP, reference.reference)
     for entry in kernels.KERNELS:
         registry.register_kernel(Kernel(module=kernels.__name__, **entry))

@@ -2,7 +2,8 @@
 
 Every tensor is a view into an allocation of its own: red zones on both sides, and poison in every element that nobody
 wrote (red zones, gaps of strided layouts, unused pages and slots). Parts of an allocation can be *holes*: address space
-without content, in which any access is a finding; so a page offset beyond 2^31 elements costs megabytes.
+without content, in which any access is a finding; so a page offset beyond 2^31 elements costs megabytes. A view may begin
+off alignment, and its storage may be larger than what it needs: what production's launches are specialised on.
 """
 
 from __future__ import annotations
@@ -104,6 +105,18 @@ class Allocation:
         )
 
 
+@dataclass(frozen=True)
+class _Placement:
+    """Where a view begins in its storage, in elements behind the red zone, and how large the storage is at least."""
+
+    lead: int
+    storage_bytes: int
+
+    def __post_init__(self) -> None:
+        if self.lead < 0 or self.storage_bytes < 0:
+            raise ValueError(f"lead={self.lead}, storage_bytes={self.storage_bytes}: neither may be negative")
+
+
 class Arena:
     """Allocates the tensors of one Case, all filled with `poison` until the Op writes their content."""
 
@@ -122,19 +135,36 @@ class Arena:
         *,
         strides: Sequence[int] | None = None,
         committed: Sequence[Span] | None = None,
+        lead: int = 0,
+        storage_bytes: int = 0,
     ) -> torch.Tensor:
         """A read-only input of `shape` with `strides` in elements (default: dense), poisoned; the caller fills it.
 
         `committed`: the spans of elements, counted from the view's first, that have content; the rest is a hole.
-        Raises `StagingError` when the machine has no address space for it, ValueError for a second tensor of one name.
+        `lead`: elements between an address that is a multiple of 64 bytes and the view's first, as in a slice of a fused
+        tensor: with 2 of them a float16 view is 4-byte aligned, and Triton does not specialise it on 16.
+        `storage_bytes`: the storage has at least this size, as when the tensor is a slice of a larger one; the rest is a
+        hole. Triton on AMD asks for it: beyond 2^31 - 1 bytes a pointer is not taken to reach everything in 32 bits.
+        Neither makes more memory legal.
+
+        Raises `StagingError` when the machine has no address space for it, ValueError for a second tensor of one name or a
+        negative size.
         """
-        return self._allocate(name, shape, dtype, strides, committed, Zone.INPUT).view
+        placement = _Placement(lead, storage_bytes)
+        return self._allocate(name, shape, dtype, strides, committed, Zone.INPUT, placement).view
 
     def output(
-        self, name: str, shape: Sequence[int], dtype: torch.dtype, *, strides: Sequence[int] | None = None
+        self,
+        name: str,
+        shape: Sequence[int],
+        dtype: torch.dtype,
+        *,
+        strides: Sequence[int] | None = None,
+        lead: int = 0,
+        storage_bytes: int = 0,
     ) -> torch.Tensor:
-        """A tensor of which the kernel must write every element of the view, and nothing else."""
-        allocation = self._allocate(name, shape, dtype, strides, None, Zone.OUTPUT)
+        """A tensor of which the kernel must write every element of the view, and nothing else; see `tensor`."""
+        allocation = self._allocate(name, shape, dtype, strides, None, Zone.OUTPUT, _Placement(lead, storage_bytes))
         self.declare_writes(name, torch.ones(tuple(shape), dtype=torch.bool))
         return allocation.view
 
@@ -159,15 +189,18 @@ class Arena:
         strides: Sequence[int] | None,
         committed: Sequence[Span] | None,
         zone: Zone,
+        placement: _Placement,
     ) -> Allocation:
         if name in self.allocations:
             raise ValueError(f"the arena already holds a tensor {name!r}")
         steps = tuple(strides) if strides is not None else dense_strides(shape)
         red = RED_ZONE_BYTES // dtype.itemsize
         length = span_of(shape, steps)
-        storage = _reserve(name, red + length + red, dtype)
-        legal = tuple((red + start, red + min(stop, length)) for start, stop in committed or [(0, length)])
-        live = tuple(_merged([(0, red), *legal, (red + length, red + length + red)]))
+        first = red + placement.lead
+        end = first + length + red
+        storage = _reserve(name, max(end, -(-placement.storage_bytes // dtype.itemsize)), dtype)
+        legal = tuple((first + start, first + min(stop, length)) for start, stop in committed or [(0, length)])
+        live = tuple(_merged([(0, first), *legal, (first + length, end)]))
         for start, stop in live:
             storage[start:stop].view(RAW[dtype.itemsize]).fill_(pattern(dtype, self.poison, zone))
         allocation = Allocation(
@@ -175,7 +208,7 @@ class Arena:
             zone=zone,
             poison=self.poison,
             storage=storage,
-            view=torch.as_strided(storage, tuple(shape), steps, red),
+            view=torch.as_strided(storage, tuple(shape), steps, first),
             legal=legal,
             live=live,
             writable=np.empty(0, dtype=np.int64),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import ModuleType
@@ -24,7 +25,9 @@ from tridiff.harness.api import (
     Unsupported,
     Verdict,
     rank,
+    to_json,
 )
+from tridiff.harness.capture import seeded
 from tridiff.harness.checks.memory import check_memory
 from tridiff.harness.checks.values import check_poison, check_values, worst_ratio
 from tridiff.harness.engines.cpu.engine import CpuEngine
@@ -53,7 +56,7 @@ def examine(ref: KernelRef, spec: EngineSpec, case: Any, registry: Registry | No
     known = registry or builtin()
     kernel = known.kernel(ref.kernel)
     fault = None if ref.fault is None else known.fault(ref.kernel, ref.fault)
-    examination = _Examination(known, kernel, load(kernel, fault), spec, case)
+    examination = _Examination(known, kernel, load(kernel, fault, spec.target), spec, case)
     try:
         return examination.outcome()
     except StagingError as error:
@@ -73,6 +76,7 @@ class _Examination:
         self._spec = spec
         self._case = case
         self._engine = CpuEngine(spec)
+        self._choose = seeded(json.dumps(to_json(case), sort_keys=True))  # one Case, one choice of configurations
 
     def outcome(self) -> Outcome:
         loud, inputs = self._staged(Poison.LOUD)
@@ -102,7 +106,7 @@ class _Examination:
         """Launch the kernel; whatever it or its launcher raises is a Failure, what we raise ourselves is not."""
         launcher = getattr(self._module, self._kernel.launcher)
         try:
-            self._engine.run(launcher, inputs, arena)
+            self._engine.run(launcher, inputs, arena, self._choose)
         except KernelError as error:
             return Failure(check=error.check, message=error.message, line=error.line, subject=error.subject)
         except (UnsupportedOperation, FrontEndDrift, MemoryError):
