@@ -6,7 +6,7 @@ configuration's pre-hook and the autotuner's own pre- and post-hook (`reset_to_z
 back). A configuration that fails a `tl.static_assert` or needs too many threads drops out. The fastest is then launched
 after one more pre-hook with `reset_only=True` (so `reset_to_zero` tensors are zero) and its own pre-hook; no post-hook
 follows. *Later* calls with that key launch it after its own pre-hook alone: nothing is zeroed. A single configuration is
-launched like that, too; a single survivor is tuned up to 3.8 and launched at once from 3.9 on.
+launched like that, too; a single survivor is tuned up to 3.7 and launched at once from 3.8 on.
 
 A first call is copied, with Triton's own code, except that a configuration is only compiled where it would be timed, and
 only until one compiles. What timing leaves behind in tensors that are neither reset nor restored is not copied. `Pick`
@@ -54,7 +54,7 @@ def seeded(seed: str) -> Choose:
     """Any configuration and either kind of call, as a digest of `seed`, the kernel's name and the tuning key has it."""
 
     def choose(tuning: Tuning) -> Pick:
-        text = "\0".join((seed, tuning.kernel, tuning.key))
+        text = f"{seed}\0{tuning.kernel}\0{tuning.key}"
         number = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
         return Pick(number // 2 % len(tuning.configs), bool(number % 2))
 

@@ -58,6 +58,7 @@ class _Capture:
     prepare: Callable[[Specialisation], None]
     choose: Choose
     preparing: int = 0
+    functions: dict[int, Any] = field(default_factory=dict)  # by id: to hash one, Triton parses its source
     tuners: dict[Any, Tuner] = field(default_factory=dict)
     calls: list[Tuner] = field(default_factory=list)
 
@@ -71,6 +72,7 @@ class _Capture:
 
     def run(self, specialisation: Specialisation, grid: tuple[Any, Any, Any], arguments: dict[str, Any]) -> None:
         """Execute a launch, or only compile it."""
+        self.functions[id(specialisation.function)] = specialisation.function
         size = launched_grid(grid, specialisation.target, specialisation.options)
         # What the engine does with torch is not the launcher's doing: no scratch of ours is poisoned, and calls stay fast.
         with torch._C._DisableTorchDispatch():
@@ -93,8 +95,13 @@ class _Capture:
             self.calls.pop()
 
     def forget(self) -> None:
+        """Leave nothing that a later capture would depend on."""
         for tuner in self.tuners.values():
             tuner.restore()
+        for function in self.functions.values():
+            # Triton's shortcut to the key of a specialisation takes constants that compare equal (1, True, 1.0) for one.
+            for _, keys, *_ in function.device_caches.values():
+                keys.clear()
 
 
 _captures: list[_Capture] = []

@@ -59,7 +59,9 @@ def _limit_x(target: GPUTarget, threads: int, clusters: int) -> int:
 def _c_int(size: Any) -> int:
     value = operator.index(size)
     if not -(2**31) <= value < 2**31:
-        raise OverflowError(f"signed integer is {'greater than maximum' if value > 0 else 'less than minimum'}: grid size {value}")
+        raise OverflowError(
+            f"signed integer is {'greater than maximum' if value > 0 else 'less than minimum'}: grid size {value}"
+        )
     return value
 
 
