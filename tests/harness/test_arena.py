@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -358,6 +359,83 @@ def test_writes_may_be_declared_behind_a_hole() -> None:
     assert legitimate == (None, None)
     assert damage is not None
     assert (damage.where, damage.count) == ("cache[0, 3]", 1)
+
+
+# Placement
+
+
+@pytest.mark.parametrize("lead", [1, 3, 8, 100])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8], ids=str)
+def test_view_begins_off_alignment(dtype: torch.dtype, lead: int) -> None:
+    """So many elements behind a multiple of 64 bytes; what leads there is watched like a red zone, and is not legal."""
+    arena = Arena()
+    view = arena.tensor("x", (3, 5), dtype, lead=lead)
+    allocation = allocated(arena)
+    start = int(view.storage_offset())
+    first = allocation.changed()
+
+    allocation.storage[start - lead] = 1
+    damage = allocation.changed()
+
+    assert view.data_ptr() % 64 == lead * dtype.itemsize % 64
+    assert allocation.legal == ((start, start + 15),)
+    assert start * dtype.itemsize == 1024 + lead * dtype.itemsize
+    assert allocation.live == ((0, allocation.storage.numel()),)
+    assert first is None
+    assert damage is not None
+    assert damage.where == f"{lead} element{'s' * (lead > 1)} before x"
+
+
+def test_lead_with_strides_holes_and_writes() -> None:
+    """Spans, gaps and declared writes count from the view's first element as without it."""
+    arena = Arena()
+    view = arena.tensor("cache", (2, 4), torch.float32, strides=(1000, 1), committed=[(0, 4), (1000, 1004)], lead=3)
+    arena.declare_writes("cache", torch.tensor([[False] * 4, [True, False, False, True]]))
+    allocation = allocated(arena, "cache")
+
+    view[1, 0] = view[1, 3] = 1.0
+
+    assert allocation.legal == ((259, 263), (1259, 1263))
+    assert allocation.live == ((0, 263), (1259, 1263 + 256))
+    assert (allocation.changed(), allocation.unwritten()) == (None, None)
+
+
+@pytest.mark.parametrize("kind", ["tensor", "output"])
+@pytest.mark.parametrize("size", [2**31, 5 * 2**30 + 1])
+def test_large_storage_costs_address_space_only(kind: str, size: int) -> None:
+    """The storage has the size asked for; what is legal and what is compared are as without it."""
+    before = resident_bytes()
+    arena, small = Arena(), Arena()
+    view = getattr(arena, kind)("x", (4, 3), torch.float32, storage_bytes=size)
+    getattr(small, kind)("x", (4, 3), torch.float32)
+    allocation = allocated(arena)
+    unharmed = allocation.changed()
+
+    grown = resident_bytes() - before
+
+    assert size <= view.untyped_storage().nbytes() < size + 4
+    assert (allocation.legal, allocation.live) == (allocated(small).legal, allocated(small).live)
+    assert allocation.writable.tolist() == allocated(small).writable.tolist()
+    assert unharmed is None
+    assert grown < 2**22
+
+
+def test_storage_is_never_smaller_than_needed() -> None:
+    """A size that the view and its red zones exceed asks for nothing."""
+    arena = Arena()
+
+    view = arena.tensor("x", (100,), torch.float32, storage_bytes=400)
+
+    assert view.untyped_storage().nbytes() == 2 * 1024 + 400
+
+
+@pytest.mark.parametrize("placement", [{"lead": -1}, {"storage_bytes": -1}])
+def test_negative_placement(placement: dict[str, Any]) -> None:
+    """Is refused, by name and value."""
+    (name,) = placement
+
+    with pytest.raises(ValueError, match=f"{name}=-1.*: neither may be negative"):
+        Arena().tensor("x", (1,), torch.float32, **placement)
 
 
 @pytest.mark.parametrize("elements", [2**50, 2**61])

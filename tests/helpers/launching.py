@@ -9,17 +9,17 @@ import torch
 import triton
 
 from tridiff.harness.api import Arena
-from tridiff.harness.capture import Launch, capturing
+from tridiff.harness.capture import Choose, Launch, Pick, capturing, first
 from tridiff.harness.engines.cpu.engine import CpuEngine
 from tridiff.harness.engines.spec import EngineSpec
 
 VERSION = tuple(int(part) for part in triton.__version__.split(".")[:2])
 
 
-def run(launcher: Callable[..., Any], arena: Arena | None = None, target: str = "gfx942", **inputs: Any) -> CpuEngine:
+def run(launcher: Callable[..., Any], choose: Choose = first, *, arena: Arena | None = None, target: str = "gfx942") -> CpuEngine:
     """A launcher on the cpu engine."""
     engine = CpuEngine(EngineSpec(target=target))
-    engine.run(launcher, inputs, arena or Arena())
+    engine.run(launcher, {}, arena or Arena(), choose)
     return engine
 
 
@@ -41,3 +41,16 @@ def attributes(launch: Launch) -> dict[str, set[str]]:
     found = launch.specialisation.attributes
     names = [parameter.name for parameter in launch.specialisation.function.params]
     return {name: {attribute for attribute, _ in found.get((at,), [])} for at, name in enumerate(names)}
+
+
+def at(index: int, *, tuned: bool = False) -> Choose:
+    """The configuration of that index, whatever the kernel."""
+    return lambda _: Pick(index, tuned)
+
+
+BLOCKS = (4, 8, 16)
+
+
+def blocks(**options: Any) -> list[triton.Config]:
+    """One configuration for each of the `BLOCKS`."""
+    return [triton.Config({"block": block}, **options) for block in BLOCKS]

@@ -68,7 +68,7 @@ def test_kernels_run_on_any_placement(placement: dict[str, Any]) -> None:
     x.copy_(torch.arange(4))
     arena.seal()
 
-    run(lambda: copy[(1,)](x, out), arena)
+    run(lambda: copy[(1,)](x, out), arena=arena)
 
     assert out.tolist() == [0.0, 1.0, 2.0, 3.0]
     assert [allocation.changed() for allocation in arena] == [None, None]
@@ -84,7 +84,7 @@ def test_extra_storage_is_out_of_bounds(offset: int, where: str) -> None:
     arena.seal()
 
     with pytest.raises(KernelError, match=f"load from x out of bounds: .*{re.escape(where)}") as caught:
-        run(lambda: offset_copy[(1,)](x, offset, torch.zeros(4)), arena)
+        run(lambda: offset_copy[(1,)](x, offset, torch.zeros(4)), arena=arena)
 
     assert caught.value.check == "bounds"
 
