@@ -138,6 +138,8 @@ class Tuner:
     def _decide(self, args: tuple[Any, ...], meta: dict[str, Any]) -> Config:
         tuning = Tuning(self._autotuner.base_fn.__name__, self._key(meta), tuple(self._survivors))
         pick = self._choose(tuning)
+        if not 0 <= pick.index < len(tuning.configs):
+            raise IndexError(f"configuration {pick.index} of {tuning.kernel} was picked: it has {len(tuning.configs)}")
         if pick.tuned:
             self._autotuner.pre_hook = self._autotuner.post_hook = _no_hook
         order = [*tuning.configs[pick.index :], *tuning.configs[: pick.index]]

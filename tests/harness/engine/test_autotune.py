@@ -132,6 +132,17 @@ def test_forced_choice_that_is_not_there(wanted: Any) -> None:
         forced({"k": wanted})(tuning())
 
 
+@pytest.mark.parametrize("index", [-1, 3])
+def test_choice_beyond_the_configurations(index: int) -> None:
+    """Is a mistake, and no other configuration runs instead."""
+    out = torch.zeros(4)
+
+    with pytest.raises(IndexError, match=f"configuration {index} of mark was picked: it has 3"):
+        run(lambda: tuned_mark()[(1,)](out, 4), at(index))
+
+    assert out.tolist() == [0.0] * 4
+
+
 def test_choice_is_told_kernel_key_and_survivors() -> None:
     """The key with its arguments' names and values, also those that are passed by keyword."""
     told: list[Tuning] = []

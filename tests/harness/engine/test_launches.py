@@ -13,12 +13,16 @@ import torch
 import triton
 import triton.language as tl
 from launching import captured, run
+from toy.family import registry
+from toy.strategies.scale import ScaleCase
 
-from tridiff.harness.api import Kernel
+from tridiff.harness.api import Fault, Found, Kernel, Patch
 from tridiff.harness.capture import targeting
 from tridiff.harness.engines.cpu.errors import KernelError
+from tridiff.harness.engines.spec import EngineSpec
 from tridiff.harness.faults import load
 from tridiff.harness.runner import blame
+from tridiff.harness.runner.examine import KernelRef, examine
 
 # Options and hooks
 
@@ -150,6 +154,20 @@ def test_refused_grids(grid: tuple[Any, ...], target: str, error: type[Exception
     assert not blame.is_ours(caught.value)
     assert (blame.line(caught.value) or "").startswith("test_launches.py:")
     assert x.sum() == 0
+
+
+def test_refused_grid_is_a_finding() -> None:
+    """Of the check `launch`, on the launcher's line."""
+    known = registry()
+    patch = Patch(old="_scale[(rows,)]", new="_scale[(rows, 65536)]")
+    known.register_fault(Fault(name="tall", kernel="scale", description="-", patches=(patch,), checks=frozenset({"launch"})))
+
+    outcome = examine(KernelRef(kernel="scale", fault="tall"), EngineSpec(), ScaleCase(), known)
+
+    assert isinstance(outcome, Found)
+    assert outcome.finding.check == "launch"
+    assert outcome.finding.message.startswith("RuntimeError: Triton Error [HIP]: invalid argument: the grid (1, 65536, 1)")
+    assert (outcome.finding.line or "").startswith("scale.py:")
 
 
 @pytest.mark.parametrize(
