@@ -196,7 +196,7 @@ def test_best_configuration_can_be_read() -> None:
 
 def test_pruned_configurations_are_not_picked() -> None:
     """The function gets the arguments as in production."""
-    told = []
+    told, left = [], []
 
     def prune(configs: list[Any], named: dict[str, Any], **kwargs: Any) -> list[Any]:
         told.append((sorted(named), sorted(kwargs)))
@@ -204,9 +204,14 @@ def test_pruned_configurations_are_not_picked() -> None:
 
     kernel, out = tuned_mark(prune_configs_by={"early_config_prune": prune}), torch.zeros(16)
 
-    run(lambda: kernel[(1,)](out, 4), at(0))
+    def choose(decision: Tuning) -> Pick:
+        left.extend(config.kwargs["block"] for config in decision.configs)
+        return Pick(0)
+
+    run(lambda: kernel[(1,)](out, 4), choose)
 
     assert out[0] == 8
+    assert left == [8, 16]
     assert told == [(["n", "out"], ["grid", "warmup"])]
 
 
@@ -246,6 +251,16 @@ def test_configurations_that_fail_a_static_assertion_drop_out(most: int, blocks_
         met.add(int(out[0]))
 
     assert met == blocks_met
+
+
+def test_what_follows_the_last_configuration_is_the_first() -> None:
+    """Where the last drops out, all before it are tried, in order."""
+    configs = [triton.Config({"block": block}) for block in (16, 4, 8)]
+    out = torch.zeros(16)
+
+    run(lambda: triton.autotune(configs=configs, key=[])(asserting)[(1,)](out, 1, most=4), at(2))
+
+    assert out[0] == 4
 
 
 def test_static_assertion_that_no_configuration_meets() -> None:

@@ -16,7 +16,7 @@ import triton.language as tl
 from launching import BLOCKS, VERSION, at, blocks, run
 from triton.runtime.autotuner import Autotuner
 
-from tridiff.harness.capture import Launch, capturing
+from tridiff.harness.capture import Launch, Pick, capturing
 
 
 def ignore(_: object) -> None:
@@ -84,6 +84,21 @@ def test_reset_when_production_has_tuned_before() -> None:
     run(lambda: kernel[(1,)](x, 3), at(1, tuned=True))
 
     assert x.item() == 6.0
+
+
+def test_each_key_is_a_first_or_a_later_call() -> None:
+    """What one key's call is says nothing of another's."""
+    kernel = triton.autotune(configs=blocks(), key=["n"], reset_to_zero=["x"])(increment)
+    x, seen = torch.full((1,), 5.0), []
+
+    def launcher() -> None:
+        for n in (3, 4):
+            kernel[(1,)](x, n)
+            seen.append(x.item())
+
+    run(launcher, lambda decision: Pick(0, tuned=decision.key == "n=3"))
+
+    assert seen == [6.0, 1.0]
 
 
 @pytest.mark.parametrize("tuned", [False, True])
