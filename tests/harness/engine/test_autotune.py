@@ -196,7 +196,8 @@ def test_best_configuration_can_be_read() -> None:
 
 def test_pruned_configurations_are_not_picked() -> None:
     """The function gets the arguments as in production."""
-    told, left = [], []
+    told: list[Any] = []
+    left: list[int] = []
 
     def prune(configs: list[Any], named: dict[str, Any], **kwargs: Any) -> list[Any]:
         told.append((sorted(named), sorted(kwargs)))

@@ -118,6 +118,7 @@ REFUSED: dict[str, tuple[tuple[Any, ...], str, type[Exception], str]] = {
     ),
     "z on NVIDIA": ((1, 1, 65536), "sm_90", RuntimeError, "invalid argument"),
     "two negative": ((-1, -1), "sm_90", RuntimeError, "invalid argument"),
+    "two negative behind x": ((1, -1, -1), "sm_90", RuntimeError, "invalid argument"),
     "2^31": ((2**31,), "sm_90", OverflowError, "signed integer is greater than maximum"),
     "-2^31 - 1": ((-(2**31) - 1,), "sm_90", OverflowError, "signed integer is less than minimum"),
     "float": ((2.0,), "sm_90", TypeError, "'float' object cannot be interpreted as an integer"),
