@@ -141,6 +141,7 @@ REFUSED: dict[str, tuple[tuple[Any, ...], str, type[Exception], str]] = {
     "2^32 work-items on AMD": ((2**24,), "gfx942", RuntimeError, "takes of programs of 256 threads"),
     "2^32 work-items on RDNA": ((2**25,), "gfx1201", RuntimeError, r"\(33554431, 65535, 65535\).* programs of 128 threads"),
     "negative on AMD": ((-1,), "gfx942", RuntimeError, "invalid argument"),
+    "negative y on AMD": ((1, -1), "gfx942", RuntimeError, "invalid argument"),
 }
 
 
