@@ -2,7 +2,9 @@
 
 bf16 and fp16 values are held as float32 and rounded after every operation: float32 has more than twice their precision
 plus two bits, so one rounding of the float32 result is the correctly rounded result of +, -, *, / and sqrt
-(Figueroa, "When is double rounding innocuous?", 1995).
+(Figueroa, "When is double rounding innocuous?", 1995). exp, log and their like are approximations on every target anyway.
+
+FP8 values are held as their codes: see `fp8`.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tridiff.harness.engines.cpu import fp8
 from tridiff.harness.engines.cpu.errors import UnsupportedOperation
 
 Array = npt.NDArray[Any]
@@ -28,6 +31,7 @@ COMPUTE: dict[str, Any] = {
     "i32": np.int32,
     "i64": np.int64,
     "index": np.int64,
+    **dict.fromkeys(fp8.FORMATS, np.uint8),
 }
 MEMORY: dict[str, Any] = {**COMPUTE, "bf16": np.uint16, "f16": np.float16, "i1": np.int8}
 UNSIGNED: dict[str, Any] = {"i1": np.bool_, "i8": np.uint8, "i16": np.uint16, "i32": np.uint32, "i64": np.uint64}
@@ -36,10 +40,16 @@ _BITS = {"f64": (np.uint64, np.float64), "f32": (np.uint32, np.float32), "f16": 
 
 
 def compute_dtype(element: str) -> Any:
-    """NumPy dtype that values of `element` are held in. Raises `UnsupportedOperation` for FP8 and unknown types."""
+    """NumPy dtype that values of `element` are held in. Raises `UnsupportedOperation` for unknown types."""
     if element not in COMPUTE:
         raise UnsupportedOperation(f"the element type {element}")
     return COMPUTE[element]
+
+
+def check_arithmetic(element: str) -> None:
+    """Raise `UnsupportedOperation` unless values of `element` are held as numbers."""
+    if compute_dtype(element) is np.uint8:
+        raise UnsupportedOperation(f"arithmetic on {element}, which Triton's back ends cannot compile either: convert it first")
 
 
 def round_bf16(x: Array) -> Array:
@@ -52,6 +62,13 @@ def round_bf16(x: Array) -> Array:
 def round_f16(x: Array) -> Array:
     """float32 (or float64) rounded to the nearest fp16, ties to even, still as float32."""
     return np.asarray(x.astype(np.float16).astype(np.float32))
+
+
+def round_tf32(x: Array) -> Array:
+    """float32 rounded to 10 mantissa bits, ties away from zero (PTX's cvt.rna.tf32.f32). Infinities and NaN stay."""
+    bits = x.view(np.uint32)
+    rounded = ((bits + np.uint32(0x1000)) & np.uint32(0xFFFFE000)).view(np.float32)
+    return np.where(np.isfinite(x), rounded, x)
 
 
 def truncate_tf32(x: Array) -> Array:
@@ -127,6 +144,8 @@ def constant(text: Any, element: str) -> Any:
         return text
     if text in {"true", "false"}:
         return text == "true"
+    if element in fp8.FORMATS:
+        return _fp8_constant(text, element)
     if element.startswith(("f", "bf")):
         return _float_constant(text, element)
     return int(text, 0)
@@ -139,6 +158,13 @@ def _float_constant(text: str, element: str) -> float:
         return float(np.array([int(text, 16) << 16], np.uint32).view(np.float32)[0])
     bits, kind = _BITS[element]
     return float(np.array([int(text, 16)], bits).view(kind)[0])
+
+
+def _fp8_constant(text: str, element: str) -> int:
+    if text.startswith("0x"):
+        return int(text, 16)
+    value = np.array([float(text)], dtype=np.float32)
+    return int(fp8.signed(fp8.nearest(value, element), value, element)[0])
 
 
 def scalar(value: Any, element: str) -> Array:
@@ -155,4 +181,6 @@ def masked_off(element: str) -> Any:
     """What a masked-off lane of a load without `other` holds: NaN, or a recognisable integer."""
     if element in _MASKED_INT:
         return _MASKED_INT[element]
+    if element in fp8.FORMATS:
+        return fp8.FORMATS[element].nan
     return True if element == "i1" else float("nan")

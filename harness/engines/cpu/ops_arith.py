@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from tridiff.harness.engines.cpu import formats
+from tridiff.harness.engines.cpu import formats, fp8
 from tridiff.harness.engines.cpu.formats import Array
 from tridiff.harness.engines.cpu.machine import Lanes, Step
-from tridiff.harness.engines.cpu.ops_memory import bitcast_pointer
 from tridiff.harness.engines.cpu.program import Bound, Builder
 from tridiff.harness.engines.cpu.values import Mask, MixedPointer, Pointer, Sum, Value, chosen_pointer, combined, dense, grows
 
@@ -48,8 +47,8 @@ def _binary(function: Binary) -> Builder:
 
 
 def _finisher(element: str) -> Unary:
-    """Rounds a float result to its format; checks that the format is known."""
-    formats.compute_dtype(element)
+    """Rounds a float result to its format; checks that there is arithmetic on it."""
+    formats.check_arithmetic(element)
     return formats.ROUND.get(element, _same)
 
 
@@ -172,6 +171,7 @@ def _compare_float(op: Bound) -> Step:
     """Predicates by MLIR's numbering: 0 false, 1-6 ordered, 7 ord, 8-13 unordered, 14 uno, 15 true."""
     (a, b), (out,) = op.ins, op.outs
     predicate = op.operation.properties["predicate"]
+    formats.check_arithmetic(op.operand(0).element)
 
     def run(lanes: Lanes) -> None:
         lanes.regs[out] = _float_predicate(predicate, lanes.array(a), lanes.array(b))
@@ -211,7 +211,7 @@ def _constant(op: Bound) -> Step:
     (out,) = op.outs
     element, shape = op.result.element, op.result.shape
     # A bf16 is printed with as many digits as tell it from its neighbours, which is not its value.
-    finish = _finisher(element)
+    finish = formats.ROUND.get(element, _same)
     value = op.operation.properties["value"]
     content = formats.constant(value[0] if isinstance(value, tuple) else value, element)
     array = finish(np.asarray(content, dtype=formats.compute_dtype(element)))
@@ -219,21 +219,6 @@ def _constant(op: Bound) -> Step:
 
     def run(lanes: Lanes) -> None:
         lanes.regs[out] = array
-
-    return run
-
-
-def _convert(op: Bound) -> Step:
-    """Extensions and truncations of floats, and conversions of signed integers to floats."""
-    (a,), (out,) = op.ins, op.outs
-    target = formats.compute_dtype(op.result.element)
-    formats.compute_dtype(op.operand(0).element)
-    finish = _finisher(op.result.element)
-    wide = op.operand(0).element in {"f64", "i64", "i32"} and op.result.element in formats.ROUND
-
-    def run(lanes: Lanes) -> None:
-        x = lanes.array(a)
-        lanes.regs[out] = formats.round_once(x, op.result.element) if wide else finish(x.astype(target, copy=False))
 
     return run
 
@@ -277,54 +262,6 @@ def _truncate_int(op: Bound) -> Step:
     return run
 
 
-def _unsigned_to_float(op: Bound) -> Step:
-    (a,), (out,) = op.ins, op.outs
-    element = op.result.element
-    target = formats.compute_dtype(element)
-
-    def run(lanes: Lanes) -> None:
-        x = lanes.array(a)
-        x = x if x.dtype == np.bool_ else x.view(f"u{x.dtype.itemsize}")
-        lanes.regs[out] = formats.round_once(x, element) if element in formats.ROUND else x.astype(target)
-
-    return run
-
-
-def _float_to_int(op: Bound) -> Step:
-    """Toward zero; NaN gives 0 and what does not fit saturates (chosen as AMD's v_cvt does; unverified on hardware)."""
-    (a,), (out,) = op.ins, op.outs
-    signed = op.operation.name == "arith.fptosi"
-    element = op.result.element
-    if element == "i1":
-        raise op.unsupported("conversion to i1")
-    target = np.dtype(formats.COMPUTE[element] if signed else formats.UNSIGNED[element])
-    limits = np.iinfo(target)
-
-    def run(lanes: Lanes) -> None:
-        x = np.trunc(np.nan_to_num(lanes.array(a).astype(np.float64), nan=0.0, posinf=np.inf, neginf=-np.inf))
-        inside = (x > float(limits.min) - 1) & (x < float(limits.max) + (0 if limits.bits == 64 else 1))
-        edge = np.where(x > 0, limits.max, limits.min).astype(target)
-        lanes.regs[out] = np.where(inside, np.where(inside, x, 0).astype(target), edge).view(formats.COMPUTE[element])
-
-    return run
-
-
-def _bitcast(op: Bound) -> Step:
-    (a,), (out,) = op.ins, op.outs
-    source, target = op.operand(0).element, op.result.element
-    if op.result.is_pointer:
-        return bitcast_pointer(op)
-    stored = formats.MEMORY.get(target)
-    if stored is None or source not in formats.MEMORY or "i1" in {source, target}:
-        raise op.unsupported(f"from {source} to {target}")
-
-    def run(lanes: Lanes) -> None:
-        raw = np.ascontiguousarray(formats.encode(lanes.array(a), source))
-        lanes.regs[out] = formats.decode(raw.view(stored), target)
-
-    return run
-
-
 def _fma(op: Bound) -> Step:
     (a, b, c), (out,) = op.ins, op.outs
     element = op.result.element
@@ -343,6 +280,7 @@ def _fma(op: Bound) -> Step:
 def _clamp(op: Bound) -> Step:
     (x, low, high), (out,) = op.ins, op.outs
     propagate = op.operation.properties.get("propagateNan") == 0xFFFF
+    formats.check_arithmetic(op.result.element)
 
     def run(lanes: Lanes) -> None:
         bigger, smaller = (np.maximum, np.minimum) if propagate else (np.fmax, np.fmin)
@@ -351,7 +289,7 @@ def _clamp(op: Bound) -> Step:
     return run
 
 
-def _not_bool(build: Builder) -> Builder:
+def not_bool(build: Builder) -> Builder:
     """For operations that read the sign of their operand: of an i1 that would be its only bit, and no kernel means that."""
 
     def checked(op: Bound) -> Step:
@@ -360,6 +298,22 @@ def _not_bool(build: Builder) -> Builder:
         return build(op)
 
     return checked
+
+
+def _absolute(op: Bound) -> Step:
+    """The sign bit goes; of a FNUZ format's NaN, which is nothing but that bit, zero is left."""
+    if op.result.element in fp8.FORMATS:
+        return _bits_of_fp8(op)
+    return _unary(np.abs)(op)
+
+
+def _bits_of_fp8(op: Bound) -> Step:
+    (a,), (out,) = op.ins, op.outs
+
+    def run(lanes: Lanes) -> None:
+        lanes.regs[out] = lanes.array(a) & np.uint8(0x7F)
+
+    return run
 
 
 def _rsqrt(x: Array) -> Array:
@@ -383,20 +337,20 @@ BUILDERS: dict[str, Builder] = {
     "arith.addi": _add_int,
     "arith.subi": _binary(_subtract),
     "arith.muli": _binary(_multiply),
-    "arith.divsi": _not_bool(_binary(_divide)),
-    "arith.remsi": _not_bool(_binary(_remainder)),
-    "arith.divui": _not_bool(_binary(_unsigned(_divide_unsigned))),
-    "arith.remui": _not_bool(_binary(_unsigned(_remainder_unsigned))),
-    "arith.maxsi": _not_bool(_binary(np.maximum)),
-    "arith.minsi": _not_bool(_binary(np.minimum)),
+    "arith.divsi": not_bool(_binary(_divide)),
+    "arith.remsi": not_bool(_binary(_remainder)),
+    "arith.divui": not_bool(_binary(_unsigned(_divide_unsigned))),
+    "arith.remui": not_bool(_binary(_unsigned(_remainder_unsigned))),
+    "arith.maxsi": not_bool(_binary(np.maximum)),
+    "arith.minsi": not_bool(_binary(np.minimum)),
     "arith.maxui": _binary(_unsigned(np.maximum)),
     "arith.minui": _binary(_unsigned(np.minimum)),
     "arith.andi": _and,
     "arith.ori": _binary(_or),
     "arith.xori": _binary(np.bitwise_xor),
-    "arith.shli": _not_bool(_binary(np.left_shift)),
-    "arith.shrsi": _not_bool(_binary(np.right_shift)),
-    "arith.shrui": _not_bool(_binary(_shift_right_logical)),
+    "arith.shli": not_bool(_binary(np.left_shift)),
+    "arith.shrsi": not_bool(_binary(np.right_shift)),
+    "arith.shrui": not_bool(_binary(_shift_right_logical)),
     "arith.addf": _binary(np.add),
     "arith.subf": _binary(np.subtract),
     "arith.mulf": _binary(np.multiply),
@@ -410,16 +364,9 @@ BUILDERS: dict[str, Builder] = {
     "arith.cmpi": _compare_int,
     "arith.cmpf": _compare_float,
     "arith.select": _select,
-    "arith.extf": _convert,
-    "arith.truncf": _convert,
-    "arith.sitofp": _not_bool(_convert),
     "arith.extsi": _extend_signed,
     "arith.extui": _extend_unsigned,
     "arith.trunci": _truncate_int,
-    "arith.uitofp": _unsigned_to_float,
-    "arith.fptosi": _float_to_int,
-    "arith.fptoui": _float_to_int,
-    "tt.bitcast": _bitcast,
     "tt.precise_divf": _binary(np.divide),
     "tt.precise_sqrt": _unary(np.sqrt),
     "tt.clampf": _clamp,
@@ -429,8 +376,8 @@ BUILDERS: dict[str, Builder] = {
     "math.log2": _unary(np.log2),
     "math.sqrt": _unary(np.sqrt),
     "math.rsqrt": _unary(_rsqrt),
-    "math.absf": _unary(np.abs),
-    "math.absi": _not_bool(_unary(np.abs)),
+    "math.absf": _absolute,
+    "math.absi": not_bool(_unary(np.abs)),
     "math.floor": _unary(np.floor),
     "math.ceil": _unary(np.ceil),
     "math.sin": _unary(np.sin),

@@ -1,4 +1,4 @@
-"""Triton's own operations: programs, shapes, shapes and dot."""
+"""Triton's own operations: programs and shapes."""
 
 from __future__ import annotations
 
@@ -12,9 +12,6 @@ from tridiff.harness.engines.cpu.machine import Lanes, Step
 from tridiff.harness.engines.cpu.memory import undefined
 from tridiff.harness.engines.cpu.program import Bound, Builder
 from tridiff.harness.engines.cpu.values import full, mapped
-
-_TF32, _IEEE = 0, 2
-"""Values of the attribute inputPrecision (TF32, TF32x3, IEEE, BF16x3, BF16x6)."""
 
 
 def _program_id(op: Bound) -> Step:
@@ -173,33 +170,6 @@ def _histogram(op: Bound) -> Step:
     return run
 
 
-def _dot(op: Bound) -> Step:
-    a, b, c = op.ins
-    (out,) = op.outs
-    element = op.operand(0).element
-    depth = op.operand(0).shape[-1]
-    precision = op.operation.properties.get("inputPrecision", _IEEE)
-    if element == "f32" and precision not in (_TF32, _IEEE):
-        raise op.unsupported(f"inputPrecision {precision}")
-    prepare = formats.truncate_tf32 if element == "f32" and precision == _TF32 else np.asarray
-    widen = np.int32 if element.startswith("i") else formats.compute_dtype(element)
-    finish = formats.ROUND.get(op.result.element, np.asarray)
-    target = formats.compute_dtype(op.result.element)
-
-    def run(lanes: Lanes) -> None:
-        x = prepare(lanes.array(a).astype(widen, copy=False))
-        y = prepare(lanes.array(b).astype(widen, copy=False))
-        if x.shape[-1] != y.shape[-2]:
-            x = np.broadcast_to(x, (*x.shape[:-1], depth))
-            y = np.broadcast_to(y, (*y.shape[:-2], depth, y.shape[-1]))
-        product = np.matmul(x, y)
-        if x.shape[-1] != depth:
-            product = product * product.dtype.type(depth)
-        lanes.regs[out] = finish((product + lanes.array(c)).astype(target, copy=False))
-
-    return run
-
-
 BUILDERS: dict[str, Builder] = {
     "tt.get_program_id": _program_id,
     "tt.get_num_programs": _num_programs,
@@ -215,5 +185,4 @@ BUILDERS: dict[str, Builder] = {
     "tt.cat": _cat,
     "tt.gather": _gather,
     "tt.histogram": _histogram,
-    "tt.dot": _dot,
 }

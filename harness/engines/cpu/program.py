@@ -9,6 +9,7 @@ from tridiff.harness.engines.cpu.errors import UnsupportedOperation
 from tridiff.harness.engines.cpu.ir import Block, Operation, Region, Type
 from tridiff.harness.engines.cpu.liveness import last_uses, live_bytes, used_elsewhere
 from tridiff.harness.engines.cpu.machine import RESERVED_SLOTS, Lanes, Step
+from tridiff.harness.engines.cpu.target import Target
 
 JUMPS = {"cf.br", "cf.cond_br"}
 TERMINATORS = {
@@ -55,6 +56,7 @@ class Bound:
     ins: list[int]
     outs: list[int]
     bodies: list[list[Body]]
+    target: Target
     callee: Function | None = None
 
     @property
@@ -100,6 +102,7 @@ class Compiler:
     """Turns operations into steps by the tables it is given; an operation in no table raises `UnsupportedOperation`."""
 
     builders: dict[str, Builder]
+    target: Target = field(default_factory=Target)
 
     def function(self, module: Operation) -> Function:
         """The module's kernel, with the functions that it calls. Raises `UnsupportedOperation`, with the source line."""
@@ -109,7 +112,7 @@ class Compiler:
         kernels = public or list(functions)
         if len(kernels) != 1:
             raise UnsupportedOperation(f"a module of {len(kernels)} kernels")
-        return _Functions(self.builders, functions).get(kernels[0])
+        return _Functions(self.builders, self.target, functions).get(kernels[0])
 
 
 @dataclass
@@ -117,6 +120,7 @@ class _Functions:
     """The functions of a module, each compiled when first asked for."""
 
     builders: dict[str, Builder]
+    target: Target
     operations: dict[str, Operation]
     _compiled: dict[str, Function] = field(default_factory=dict)
     _open: list[str] = field(default_factory=list)
@@ -194,7 +198,7 @@ class _FunctionCompiler:
         bodies = [self._region(region) for region in operation.regions]
         ins = [self._slot(name) for name in operation.operands]
         outs = [self._slot(name) for name in operation.results]
-        return Bound(operation, ins, outs, bodies, self._callee(operation))
+        return Bound(operation, ins, outs, bodies, self.functions.target, self._callee(operation))
 
     def _callee(self, operation: Operation) -> Function | None:
         if operation.name != "tt.call":

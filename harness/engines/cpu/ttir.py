@@ -14,7 +14,9 @@ from tridiff.harness.engines.cpu import (
     control,
     ops_arith,
     ops_atomic,
+    ops_convert,
     ops_descriptor,
+    ops_dot,
     ops_effects,
     ops_math,
     ops_memory,
@@ -26,9 +28,12 @@ from tridiff.harness.engines.cpu.errors import KernelError
 from tridiff.harness.engines.cpu.fingerprint import key_of
 from tridiff.harness.engines.cpu.mlir import ParseError, parse
 from tridiff.harness.engines.cpu.program import Compiler, Function
+from tridiff.harness.engines.cpu.target import Target
 
 BUILDERS = {
     **ops_arith.BUILDERS,
+    **ops_convert.BUILDERS,
+    **ops_dot.BUILDERS,
     **ops_tensor.BUILDERS,
     **ops_memory.BUILDERS,
     **ops_reduce.BUILDERS,
@@ -54,14 +59,15 @@ def compiled(specialisation: Specialisation) -> Function:
     """
     memo = specialisation.memo
     if "function" not in memo:
-        memo["function"] = _function(generic_text(specialisation))
+        text = generic_text(specialisation)
+        memo["function"] = _function(text, Target.of(specialisation.target, text))
     function: Function = memo["function"]
     return function
 
 
-def _function(text: str) -> Function:
+def _function(text: str, target: Target | None = None) -> Function:
     try:
-        return Compiler(BUILDERS).function(parse(text))
+        return Compiler(BUILDERS, target or Target()).function(parse(text))
     except (ParseError, LookupError, TypeError, ValueError) as error:  # not our syntax, or a property missing or changed
         reason = f"{type(error).__name__}: {error}"
         message = f"triton {triton.__version__} prints IR that tridiff cannot read ({reason}); supported: {SUPPORTED}"

@@ -315,15 +315,6 @@ def test_null_pointer(run: Run) -> None:
     assert (caught.value.check, caught.value.line) == ("bounds", line_of(load_pointer, "tl.load(pointer)"))
 
 
-@pytest.mark.parametrize("dtype", [torch.float8_e4m3fnuz, torch.float8_e5m2], ids=str)
-def test_fp8_is_refused(run: Run, dtype: torch.dtype) -> None:
-    """FP8 memory is not implemented yet, and said so."""
-    with pytest.raises(UnsupportedOperation, match="the element type f8E") as caught:
-        run(load_one, (1,), torch.zeros(4).to(dtype), torch.zeros(1, dtype=dtype), 0)
-
-    assert caught.value.line == line_of(load_one, "tl.load")
-
-
 class _Wrapped:
     """What Triton takes for a tensor because it has a dtype and an address."""
 

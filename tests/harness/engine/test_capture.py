@@ -355,12 +355,6 @@ def join(x):
     tl.store(x + i[:, None] * 2 + i[None, :], tl.join(tl.load(x + i), tl.load(x + i + 2)))
 
 
-@triton.jit
-def fp8_cast(x):
-    i = tl.arange(0, 4)
-    tl.store(x + i, tl.load(x + i).to(tl.float8e4b8).to(tl.float32))
-
-
 @triton.jit(noinline=True)
 def callee(x):
     tl.store(x, 1.0)
@@ -378,7 +372,6 @@ UNSUPPORTED = {
     "math.erf": error_function,
     "tt.extern_elementwise": library,
     "tt.join": join,
-    "tt.fp_to_fp": fp8_cast,
 }
 
 

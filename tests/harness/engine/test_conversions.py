@@ -17,6 +17,7 @@ import triton
 import triton.language as tl
 
 from tridiff.harness.api import words
+from tridiff.harness.engines.spec import EngineSpec
 
 Elementwise = Callable[..., torch.Tensor]
 NAN, INF = math.nan, math.inf
@@ -216,6 +217,73 @@ def test_floats_to_integers(elementwise: Elementwise, function: Any, target: tor
     result = elementwise(function, x, dtype=target)
 
     assert result.tolist() == [saturated(value, target) for value in x.tolist()]
+
+
+@triton.jit
+def bf16_toward_zero(x):
+    return x.to(tl.bfloat16, fp_downcast_rounding="rtz")
+
+
+@triton.jit
+def fp16_toward_zero(x):
+    return x.to(tl.float16, fp_downcast_rounding="rtz")
+
+
+def toward_zero(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """The nearest number, or where that is larger in magnitude the one before it."""
+    near = x.to(dtype)
+    over = near.double().abs() > x.double().abs()
+    return torch.where(over, (near.view(torch.int16) - 1).view(dtype), near)
+
+
+@pytest.mark.operations("tt.fp_to_fp")
+@pytest.mark.parametrize(("function", "target"), [(bf16_toward_zero, torch.bfloat16), (fp16_toward_zero, torch.float16)], ids=str)
+def test_truncation_toward_zero(elementwise: Elementwise, function: Any, target: torch.dtype) -> None:
+    """Never away from zero: what overflows gives the largest number; infinities and NaN stay."""
+    ties = middles(target).float()
+    x = torch.cat([ties, torch.nextafter(ties, torch.tensor(INF)), torch.nextafter(ties, torch.tensor(-INF))])
+    x = torch.cat([x, -x, torch.tensor([3.4e38, -3.4e38, 1e-45, -1e-45])])
+
+    assert torch.equal(elementwise(function, x, dtype=target).view(torch.int16), toward_zero(x, target).view(torch.int16))
+    assert [f"{v:g}" for v in elementwise(function, torch.tensor([INF, -INF, NAN]), dtype=target).tolist()] == [
+        "inf",
+        "-inf",
+        "nan",
+    ]
+
+
+@pytest.mark.parametrize(("target", "bits_of_nan"), [("gfx942", [0x7F80, 0x7FC0]), ("sm_90", [0x7FFF, 0x7FFF])])
+def test_nan_toward_zero(run: Callable[..., None], target: str, bits_of_nan: list[int]) -> None:
+    """AMD's sequence cuts the bits, which makes an infinity of a NaN that has only low ones; NVIDIA has one NaN."""
+    x, out = torch.tensor([0x7F800001, 0x7FC00000], dtype=torch.int32).view(torch.float32), torch.zeros(2, dtype=torch.bfloat16)
+
+    run(cut_two, (1,), x, out, spec=EngineSpec(target=target))
+
+    assert out.view(torch.int16).tolist() == bits_of_nan
+
+
+@triton.jit
+def cut_two(x, out):
+    i = tl.arange(0, 2)
+    tl.store(out + i, tl.load(x + i).to(tl.bfloat16, fp_downcast_rounding="rtz"))
+
+
+@triton.jit
+def bf16_to_fp16(x):
+    return x.to(tl.float16)
+
+
+@triton.jit
+def fp16_to_bf16(x):
+    return x.to(tl.bfloat16)
+
+
+@pytest.mark.parametrize(("function", "source", "target"), [(bf16_to_fp16, *NARROW), (fp16_to_bf16, *NARROW[::-1])], ids=str)
+def test_between_halves(elementwise: Elementwise, function: Any, source: torch.dtype, target: torch.dtype) -> None:
+    """One rounding, to nearest even: Triton 3.7 goes through float32, which is exact, 3.9 has an operation for it."""
+    x = every(source)
+
+    assert torch.equal(bits(elementwise(function, x, dtype=target)), bits(x.float().to(target)))
 
 
 @triton.jit

@@ -16,9 +16,6 @@ import triton
 import triton.language as tl
 
 from tridiff.harness.api import gaussian, integers
-from tridiff.harness.engines.cpu.errors import UnsupportedOperation
-from tridiff.harness.engines.cpu.formats import truncate_tf32
-from tridiff.harness.engines.spec import EngineSpec
 
 Run = Callable[..., None]
 NAN, INF = math.nan, math.inf
@@ -290,126 +287,6 @@ def test_sort(run: Run) -> None:
     assert torch.equal(out, x.sort(1).values)
 
 
-# ------------------------------------------------------------------------------------------------------------------ dot
-
-
-@triton.jit
-def product(
-    x, y, z, out, m: tl.constexpr, n: tl.constexpr, k: tl.constexpr, left: tl.constexpr, right: tl.constexpr, how: tl.constexpr
-):
-    """Adds x y to z, where `left` and `right` say which operand lies transposed in memory."""
-    p = tl.program_id(0)
-    i = tl.arange(0, m)[:, None]
-    j = tl.arange(0, n)[None, :]
-    if left:
-        a = tl.trans(tl.load(x + p * m * k + tl.arange(0, k)[:, None] * m + tl.arange(0, m)[None, :]))
-    else:
-        a = tl.load(x + p * m * k + i * k + tl.arange(0, k)[None, :])
-    if right:
-        b = tl.trans(tl.load(y + p * n * k + tl.arange(0, n)[:, None] * k + tl.arange(0, k)[None, :]))
-    else:
-        b = tl.load(y + p * n * k + tl.arange(0, k)[:, None] * n + j)
-    c = tl.load(z + p * m * n + i * n + j)
-    tl.store(out + p * m * n + i * n + j, tl.dot(a, b, c, input_precision=how, out_dtype=c.dtype))
-
-
-@pytest.mark.operations("tt.dot")
-@pytest.mark.parametrize("transposed", [(False, False), (True, False), (False, True), (True, True)])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.int8], ids=str)
-def test_dot_of_integers_is_exact(run: Run, dtype: torch.dtype, transposed: tuple[bool, bool]) -> None:
-    """Products of small integers are exact in every format and order; each program has its own."""
-    x, y = numbers("x", [3, 16, 32], 16), numbers("y", [3, 32, 16], 16)
-    accumulator = torch.int32 if dtype is torch.int8 else torch.float32
-    z = numbers("z", [3, 16, 16]).to(accumulator)
-    out = torch.zeros(3, 16, 16, dtype=accumulator)
-    left, right = transposed
-    a = (x.transpose(1, 2) if left else x).contiguous().to(dtype)
-    b = (y.transpose(1, 2) if right else y).contiguous().to(dtype)
-
-    run(product, (3,), a, b, z, out, 16, 16, 32, left=left, right=right, how="ieee")
-
-    assert torch.equal(out.long(), z.long() + x.long() @ y.long())
-
-
-@pytest.mark.parametrize("how", ["ieee", "tf32"])
-def test_dot_precision(run: Run, how: str) -> None:
-    """Operands of a tf32 product lose 13 bits before they are multiplied, those of an ieee one none."""
-    x, y, z = gaussian(0, "x", [1, 16, 64]), gaussian(0, "y", [1, 64, 16]), gaussian(0, "z", [1, 16, 16])
-    out = torch.zeros(1, 16, 16)
-
-    run(product, (1,), x, y, z, out, 16, 16, 64, left=False, right=False, how=how, spec=EngineSpec(target="sm_80"))
-
-    a, b = (torch.from_numpy(truncate_tf32(t.numpy())) if how == "tf32" else t for t in (x, y))
-    exact = z.double() + a.double() @ b.double()
-    # A sum of n + 1 terms in any order: n u (|z| + |a| |b|), see test_float_sum, and u for each product.
-    bound = 66 * 2.0**-24 * (z.double().abs() + a.double().abs() @ b.double().abs())
-    assert ((out.double() - exact).abs() <= bound).all()
-    # The bound tells the two apart.
-    other = z.double() + x.double() @ y.double()
-    assert how == "ieee" or ((exact - other).abs() > bound).any()
-
-
-def test_tf32_truncation() -> None:
-    """Ten bits, toward zero; infinities and NaN stay."""
-    x = torch.tensor([1 + 2.0**-11, 1 + 3 * 2.0**-11, 1 + 2.0**-11 + 2.0**-23, -1 - 2.0**-11 - 2.0**-23, INF, -INF, NAN, 1e-40])
-
-    cut = torch.from_numpy(truncate_tf32(x.numpy())).tolist()
-
-    assert cut[:4] == [1.0, 1 + 2.0**-10, 1.0, -1.0]
-    assert cut[4:6] == [INF, -INF]
-    assert math.isnan(cut[6])
-
-
-def test_fp16_accumulator(run: Run) -> None:
-    """With an fp16 accumulator the result is fp16's nearest to the float32 sum."""
-    x, y = gaussian(0, "x", [1, 16, 16]).half(), gaussian(0, "y", [1, 16, 16]).half()
-    z, out = torch.zeros(1, 16, 16, dtype=torch.float16), torch.zeros(1, 16, 16, dtype=torch.float16)
-
-    run(product, (1,), x, y, z, out, 16, 16, 16, left=False, right=False, how="ieee", spec=EngineSpec(target="sm_80"))
-
-    exact = x.double() @ y.double()
-    assert ((out.double() - exact).abs() <= 2.0**-11 * exact.abs() + 2.0**-20).all()
-
-
-@triton.jit
-def batched(x, y, out, b: tl.constexpr, m: tl.constexpr):
-    """A product of three-dimensional tiles."""
-    i = tl.arange(0, b)[:, None, None]
-    at = (i * m + tl.arange(0, m)[None, :, None]) * m + tl.arange(0, m)[None, None, :]
-    tl.store(out + at, tl.dot(tl.load(x + at), tl.load(y + at), input_precision="ieee"))
-
-
-def test_batched_dot(run: Run) -> None:
-    """The first axis numbers independent products."""
-    x, y = numbers("x", [4, 16, 16], 16).float(), numbers("y", [4, 16, 16], 16).float()
-    out = torch.zeros(4, 16, 16)
-
-    run(batched, (1,), x, y, out, 4, 16)
-
-    assert torch.equal(out, x @ y)
-
-
-@triton.jit
-def compact_operands(row, out, m: tl.constexpr, k: tl.constexpr):
-    """Operands that are constant along the axis of summation, or altogether."""
-    p = tl.program_id(0)
-    values = tl.load(row + tl.arange(0, m))
-    a = tl.broadcast_to(values[:, None], [m, k])
-    b = tl.full([k, m], 2.0, tl.float32) * p
-    i = tl.arange(0, m)
-    tl.store(out + p * m * m + i[:, None] * m + i[None, :], tl.dot(a, b, input_precision="ieee"))
-
-
-def test_dot_of_compact_operands(run: Run) -> None:
-    """What does not vary along the axis of summation is still summed as often as the axis is long."""
-    row = torch.arange(16.0)
-    out = torch.zeros(3, 16, 16)
-
-    run(compact_operands, (3,), row, out, 16, 32)
-
-    assert torch.equal(out, (torch.arange(3.0)[:, None, None] * 64 * row[:, None]).expand(3, 16, 16))
-
-
 @triton.jit
 def compact_sum(out, n: tl.constexpr):
     """Reductions of values that do not vary along the axis."""
@@ -426,11 +303,3 @@ def test_reduction_of_compact_values(run: Run) -> None:
     run(compact_sum, (2,), out, 8)
 
     assert out.tolist() == [[24, 3], [32, 4]]
-
-
-def test_other_precisions_are_refused(run: Run) -> None:
-    """Products that split their operands into several of bf16 are not implemented, and said so."""
-    x = torch.zeros(1, 16, 16)
-
-    with pytest.raises(UnsupportedOperation, match=r"tt\.dot: inputPrecision"):
-        run(product, (1,), x, x, x, torch.zeros(1, 16, 16), 16, 16, 16, left=False, right=False, how="bf16x3")

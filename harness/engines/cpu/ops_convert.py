@@ -1,0 +1,142 @@
+"""Conversions between number formats, and between a number and its bits."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tridiff.harness.engines.cpu import formats, fp8, fp8_lowering
+from tridiff.harness.engines.cpu.errors import KernelError
+from tridiff.harness.engines.cpu.formats import Array
+from tridiff.harness.engines.cpu.fp8_lowering import Conversion
+from tridiff.harness.engines.cpu.machine import Lanes, Step
+from tridiff.harness.engines.cpu.ops_arith import not_bool
+from tridiff.harness.engines.cpu.ops_memory import bitcast_pointer
+from tridiff.harness.engines.cpu.program import Bound, Builder
+
+_TOWARD_ZERO = 0
+"""Value of the property `rounding` of tt.fp_to_fp; 1 is to nearest even."""
+
+
+def _mapped(op: Bound, function: Conversion) -> Step:
+    (a,), (out,) = op.ins, op.outs
+
+    def run(lanes: Lanes) -> None:
+        lanes.regs[out] = function(lanes.array(a))
+
+    return run
+
+
+def _convert(op: Bound) -> Step:
+    """Extensions and truncations of floats, and conversions of signed integers to floats: one rounding to nearest even."""
+    source, element = op.operand(0).element, op.result.element
+    formats.check_arithmetic(source)
+    formats.check_arithmetic(element)
+    target = formats.compute_dtype(element)
+    if source in {"f64", "i64", "i32"} and element in formats.ROUND:
+        return _mapped(op, _clamping(op, lambda x: formats.round_once(x, element)))
+    finish = formats.ROUND.get(element, np.asarray)
+    return _mapped(op, _clamping(op, lambda x: finish(x.astype(target, copy=False))))
+
+
+def _clamping(op: Bound, function: Conversion) -> Conversion:
+    """`function`, whose finite inputs give finite fp16 results where the target's mode bit says so."""
+    if op.result.element != "f16" or not op.target.clamps_f16:
+        return function
+
+    def clamped(x: Array) -> Array:
+        result = function(x)
+        over = np.isinf(result) & np.isfinite(x)
+        return np.where(over, np.copysign(np.float32(65504), result), result)
+
+    return clamped
+
+
+def _fp_to_fp(op: Bound) -> Step:
+    """Conversions that FP8 has a part in, or that round in a way that was asked for."""
+    source, element = op.operand(0).element, op.result.element
+    rounding = "rtz" if op.operation.properties.get("rounding") == _TOWARD_ZERO else "rtne"
+    try:
+        if element in fp8.FORMATS:
+            return _mapped(op, fp8_lowering.encoder(source, element, rounding, op.target))
+        if source in fp8.FORMATS:
+            return _mapped(op, fp8_lowering.decoder(source, element, op.target))
+    except KernelError as error:
+        raise KernelError(error.check, error.message, op.line, error.subject) from None
+    if rounding == "rtne":
+        return _convert(op)
+    if source != "f32" or element not in {"bf16", "f16"}:
+        raise op.unsupported(f"from {source} to {element} toward zero")
+    nvidia = op.target.backend == "cuda"
+    if element == "bf16":
+        return _mapped(op, _bf16_toward_zero_nvidia if nvidia else _bf16_toward_zero)
+    nan = fp8_lowering.CANONICAL if nvidia else fp8_lowering.QUIET
+    return _mapped(op, lambda x: fp8_lowering.half_toward_zero(x, nan).view(np.float16).astype(np.float32))
+
+
+def _bf16_toward_zero(x: Array) -> Array:
+    """The upper half of the bits: a NaN whose fraction is all in the lower half becomes infinite."""
+    return np.asarray((x.view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32))
+
+
+def _bf16_toward_zero_nvidia(x: Array) -> Array:
+    canonical = np.array([0x7FFF0000], np.uint32).view(np.float32)
+    return np.where(np.isnan(x), canonical, _bf16_toward_zero(x))
+
+
+def _unsigned_to_float(op: Bound) -> Step:
+    element = op.result.element
+    formats.check_arithmetic(element)
+    target = formats.compute_dtype(element)
+
+    def convert(x: Array) -> Array:
+        x = x if x.dtype == np.bool_ else x.view(f"u{x.dtype.itemsize}")
+        return formats.round_once(x, element) if element in formats.ROUND else x.astype(target)
+
+    return _mapped(op, _clamping(op, convert))
+
+
+def _float_to_int(op: Bound) -> Step:
+    """Toward zero; NaN gives 0 and what does not fit saturates (chosen as AMD's v_cvt does; unverified on hardware)."""
+    (a,), (out,) = op.ins, op.outs
+    signed = op.operation.name == "arith.fptosi"
+    element = op.result.element
+    if element == "i1":
+        raise op.unsupported("conversion to i1")
+    target = np.dtype(formats.COMPUTE[element] if signed else formats.UNSIGNED[element])
+    limits = np.iinfo(target)
+
+    def run(lanes: Lanes) -> None:
+        x = np.trunc(np.nan_to_num(lanes.array(a).astype(np.float64), nan=0.0, posinf=np.inf, neginf=-np.inf))
+        inside = (x > float(limits.min) - 1) & (x < float(limits.max) + (0 if limits.bits == 64 else 1))
+        edge = np.where(x > 0, limits.max, limits.min).astype(target)
+        lanes.regs[out] = np.where(inside, np.where(inside, x, 0).astype(target), edge).view(formats.COMPUTE[element])
+
+    return run
+
+
+def _bitcast(op: Bound) -> Step:
+    (a,), (out,) = op.ins, op.outs
+    source, target = op.operand(0).element, op.result.element
+    if op.result.is_pointer:
+        return bitcast_pointer(op)
+    stored = formats.MEMORY.get(target)
+    if stored is None or source not in formats.MEMORY or "i1" in {source, target}:
+        raise op.unsupported(f"from {source} to {target}")
+
+    def run(lanes: Lanes) -> None:
+        raw = np.ascontiguousarray(formats.encode(lanes.array(a), source))
+        lanes.regs[out] = formats.decode(raw.view(stored), target)
+
+    return run
+
+
+BUILDERS: dict[str, Builder] = {
+    "arith.extf": _convert,
+    "arith.truncf": _convert,
+    "arith.sitofp": not_bool(_convert),
+    "arith.uitofp": _unsigned_to_float,
+    "arith.fptosi": _float_to_int,
+    "arith.fptoui": _float_to_int,
+    "tt.bitcast": _bitcast,
+    "tt.fp_to_fp": _fp_to_fp,
+}
