@@ -84,7 +84,7 @@ def nearest(x: Array, element: str) -> Array:
     # Below the normal numbers the codes count multiples of the smallest one; the product is exact.
     multiple = np.minimum(magnitude, np.float32(form.smallest_normal)) * np.float32(2.0 ** (form.bias - 1 + form.mantissa))
     codes = np.where(magnitude < form.smallest_normal, np.rint(np.nan_to_num(multiple)).astype(np.int64), normal)
-    return np.clip(codes, 0, 0xFFFF).astype(np.uint16)
+    return np.asarray(np.clip(codes, 0, 0xFFFF).astype(np.uint16))
 
 
 def signed(codes: Array, x: Array, element: str) -> Array:

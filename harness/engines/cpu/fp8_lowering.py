@@ -59,12 +59,14 @@ def encoder(source: str, element: str, rounding: str, target: Target) -> Convers
 
 def _amd(source: str, element: str, rounding: str, target: Target) -> Conversion:
     if rounding == "rtz":
+        if element == "f8E5M2FNUZ" and source == "f16" and target.release >= (3, 8):
+            raise UnsupportedOperation("tt.fp_to_fp from f16 to f8E5M2FNUZ toward zero: Triton emits f8E5M2's")
         if element != "f8E5M2" or source == "bf16":
             raise _refused(source, element, rounding, target)
         return lambda x: (_f16_bits(x, source, QUIET) >> np.uint16(8)).astype(np.uint8)
     if element not in _OCP:
         _check_fnuz(element, source, source, target)
-        narrow = source == "f32" and target.arch not in {"gfx942", "gfx950"}
+        narrow = source == "f32" and target.arch not in {"gfx942", "gfx950"} and target.release < (3, 8)
         return lambda x: _saturated(_through_f16(x) if narrow else x, element, clamps_infinity=False)
     if target.arch == "gfx950":
         return lambda x: _saturated(x, element, clamps_infinity=False)
@@ -74,10 +76,15 @@ def _amd(source: str, element: str, rounding: str, target: Target) -> Conversion
 
 
 def _check_fnuz(element: str, other: str, wide: str, target: Target) -> None:
-    """Conversions between bf16 and a FNUZ format that Triton gets wrong, or dies of, where the hardware is not gfx942's."""
+    """Conversions between bf16 and a FNUZ format that Triton before 3.8 got wrong, or died of, but on gfx942."""
     if target.backend == "cuda":
         raise _refused(wide, element, "", target)
-    if other != "bf16" or target.arch == "gfx942" or (target.arch == "gfx950" and element == "f8E4M3FNUZ"):
+    if (
+        other != "bf16"
+        or target.release >= (3, 8)
+        or target.arch == "gfx942"
+        or (target.arch == "gfx950" and element == "f8E4M3FNUZ")
+    ):
         return
     if target.arch == "gfx950" or target.arch.startswith("gfx12"):
         reason = f"between {other} and {element}: Triton emits the instruction of the OCP format on {target.arch}"

@@ -12,6 +12,7 @@ from tridiff.harness.engines.cpu.machine import Lanes, Step
 from tridiff.harness.engines.cpu.ops_arith import not_bool
 from tridiff.harness.engines.cpu.ops_memory import bitcast_pointer
 from tridiff.harness.engines.cpu.program import Bound, Builder
+from tridiff.harness.engines.cpu.target import Target
 
 _TOWARD_ZERO = 0
 """Value of the property `rounding` of tt.fp_to_fp; 1 is to nearest even."""
@@ -96,22 +97,36 @@ def _unsigned_to_float(op: Bound) -> Step:
 
 
 def _float_to_int(op: Bound) -> Step:
-    """Toward zero; NaN gives 0 and what does not fit saturates (chosen as AMD's v_cvt does; unverified on hardware)."""
-    (a,), (out,) = op.ins, op.outs
+    """Toward zero, to the integer that the target's instruction makes, of which the lower bits are kept.
+
+    That instruction saturates, and makes 0 of NaN; 64 bits on AMD are a sequence that is taken to do so too.
+    """
     signed = op.operation.name == "arith.fptosi"
     element = op.result.element
     if element == "i1":
         raise op.unsupported("conversion to i1")
-    target = np.dtype(formats.COMPUTE[element] if signed else formats.UNSIGNED[element])
-    limits = np.iinfo(target)
+    made = np.dtype(_made_integer(op.operand(0).element, element, op.target, signed=signed))
+    limits, kept = np.iinfo(made), np.dtype(formats.COMPUTE[element])
 
-    def run(lanes: Lanes) -> None:
-        x = np.trunc(np.nan_to_num(lanes.array(a).astype(np.float64), nan=0.0, posinf=np.inf, neginf=-np.inf))
+    def convert(values: Array) -> Array:
+        x = np.trunc(np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=np.inf, neginf=-np.inf))
         inside = (x > float(limits.min) - 1) & (x < float(limits.max) + (0 if limits.bits == 64 else 1))
-        edge = np.where(x > 0, limits.max, limits.min).astype(target)
-        lanes.regs[out] = np.where(inside, np.where(inside, x, 0).astype(target), edge).view(formats.COMPUTE[element])
+        edge = np.where(x > 0, limits.max, limits.min).astype(made)
+        return np.where(inside, np.where(inside, x, 0).astype(made), edge).astype(kept)
 
-    return run
+    return _mapped(op, convert)
+
+
+def _made_integer(source: str, element: str, target: Target, *, signed: bool) -> str:
+    """NumPy's name of the integer that the instruction makes, read from the assembly that Triton 3.7 emits.
+
+    AMD: v_cvt_i32_f32 also for int8, int16 and uint8 (v_cvt_i16_f16 from fp16). NVIDIA: cvt.rzi.s16 for int8, .u16 for uint8.
+    """
+    width = int(element.removeprefix("i"))
+    if target.backend == "cuda":
+        return f"{'i' if signed else 'u'}{max(width // 8, 2)}"
+    least = 2 if source == "f16" else 4
+    return f"{'i' if signed or width == 8 else 'u'}{max(width // 8, least)}"
 
 
 def _bitcast(op: Bound) -> Step:

@@ -6,6 +6,10 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+import triton
+
+RELEASE = tuple(int(part) for part in triton.__version__.split(".")[:2])
+"""The installed Triton's (major, minor): its sequences of operations differ between releases."""
 _TO_FP8 = re.compile(r'"tt\.fp_to_fp"\(.*\) -> \S*f8E')
 
 
@@ -20,6 +24,7 @@ class Target:
     backend: str = "hip"
     arch: str = "gfx942"
     clamps_f16: bool = False
+    release: tuple[int, ...] = RELEASE
 
     @classmethod
     def of(cls, gpu: Any, text: str) -> Target:

@@ -190,12 +190,12 @@ def test_unsigned_integers(elementwise: Elementwise, source: torch.dtype, target
     assert result.tolist() == [nearest(Fraction(value), target) for value in values]
 
 
-def saturated(value: float, dtype: torch.dtype) -> int:
-    """Toward zero, limited to the range; NaN gives 0."""
-    info = torch.iinfo(dtype)
-    if math.isnan(value):
-        return 0
-    return info.max if value > info.max else info.min if value < info.min else int(value)
+def kept(value: float, made: torch.dtype, dtype: torch.dtype) -> int:
+    """Toward zero, limited to the range of what the instruction makes, NaN 0; then as many lower bits as `dtype` has."""
+    info, width = torch.iinfo(made), torch.iinfo(dtype).bits
+    whole = 0 if math.isnan(value) else info.max if value > info.max else info.min if value < info.min else int(value)
+    low = whole & ((1 << width) - 1)
+    return low - (1 << width) if torch.iinfo(dtype).min and low >> (width - 1) else low
 
 
 def to_integer_cases() -> list[Any]:
@@ -204,19 +204,45 @@ def to_integer_cases() -> list[Any]:
     return signed + [pytest.param(f, t, marks=pytest.mark.operations("arith.fptoui"), id=str(t)) for t, f in TO_UNSIGNED.items()]
 
 
+def limits_and_beyond(source: torch.dtype, target: torch.dtype) -> torch.Tensor:
+    """Halves, the limits of `target` and beside them, what is far beyond, infinities and NaN; both signs."""
+    info = torch.iinfo(target)
+    around = [0.0, 0.5, 0.99, 1.0, 1.5, 2.5, 100.7, 300.0, 40000.0, 7e4, float(info.max), float(info.max) / 2, 3e38, INF, NAN]
+    x = torch.tensor([*around, *(-value for value in around), float(info.min)], dtype=torch.float64).to(source)
+    ends = [torch.nextafter(x, torch.tensor(limit, dtype=source)) for limit in (INF, -INF)]
+    return torch.cat([x, *ends])
+
+
 @pytest.mark.parametrize("source", FLOATS, ids=str)
 @pytest.mark.parametrize(("function", "target"), to_integer_cases())
 def test_floats_to_integers(elementwise: Elementwise, function: Any, target: torch.dtype, source: torch.dtype) -> None:
-    """Toward zero; what does not fit saturates and NaN gives 0, as AMD's conversions do."""
-    info = torch.iinfo(target)
-    around = [0.0, 0.5, 0.99, 1.0, 1.5, 2.5, 100.7, float(info.max), float(info.max) / 2, 3e38, INF, NAN]
-    x = torch.tensor([*around, *(-value for value in around), float(info.min)], dtype=torch.float64).to(source)
-    for limit in (torch.tensor(INF, dtype=source), torch.tensor(-INF, dtype=source)):
-        x = torch.cat([x, torch.nextafter(x, limit)])
+    """gfx942 makes 32 bits and more (16 of fp16), saturated, and keeps the lower ones: 300 is 44 as int8, -1 is 255 as uint8."""
+    x = limits_and_beyond(source, target)
+    narrow = torch.int16 if source is torch.float16 else torch.int32
+    made = target if target.itemsize >= 4 or (target.itemsize == 2 and source is torch.float16) else narrow
 
     result = elementwise(function, x, dtype=target)
 
-    assert result.tolist() == [saturated(value, target) for value in x.tolist()]
+    assert result.tolist() == [kept(value, made, target) for value in x.tolist()]
+
+
+@pytest.mark.parametrize(
+    ("to", "made"), [(torch.int8, torch.int16), (torch.uint8, torch.uint16), (torch.int32, torch.int32)], ids=str
+)
+def test_floats_to_integers_on_nvidia(run: Callable[..., None], to: torch.dtype, made: torch.dtype) -> None:
+    """sm_90 makes 16 bits of what goes to 8, so that -1 is 0 as uint8."""
+    x = limits_and_beyond(torch.float32, to)
+    out = torch.zeros(x.numel(), dtype=to)
+
+    run(cut_to_integers, (1,), x, out, x.numel(), spec=EngineSpec(target="sm_90"))
+
+    assert out.tolist() == [kept(value, made, to) for value in x.tolist()]
+
+
+@triton.jit
+def cut_to_integers(x, out, size):
+    i = tl.arange(0, 256)
+    tl.store(out + i, tl.load(x + i, mask=i < size).to(out.dtype.element_ty), mask=i < size)
 
 
 @triton.jit

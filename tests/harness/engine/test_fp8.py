@@ -17,6 +17,8 @@ import triton.language as tl
 
 from tridiff.harness.engines.cpu import fp8
 from tridiff.harness.engines.cpu.errors import KernelError, UnsupportedOperation
+from tridiff.harness.engines.cpu.fp8_lowering import encoder
+from tridiff.harness.engines.cpu.target import RELEASE, Target
 from tridiff.harness.engines.spec import EngineSpec
 
 Run = Callable[..., None]
@@ -157,16 +159,22 @@ def test_halves_to_fp8(run: Run, target: str, dtype: torch.dtype, infinity: int,
 
 
 @pytest.mark.parametrize("dtype", FNUZ, ids=str)
-@pytest.mark.parametrize("target", ["gfx90a", "gfx1100", "gfx1200"])
-def test_float32_to_fnuz_goes_through_fp16(run: Run, target: str, dtype: torch.dtype) -> None:
-    """Rounded twice, except on gfx942 and gfx950; what overflows fp16 saturates, by the mode bit of these kernels."""
+@pytest.mark.parametrize("arch", ["gfx90a", "gfx1100", "gfx1200"])
+def test_float32_to_fnuz_went_through_fp16(arch: str, dtype: torch.dtype) -> None:
+    """Rounded twice, by Triton before 3.8; what overflows fp16 saturates, by the mode bit of these kernels."""
+    (element,) = (name for name, of in ELEMENTS.items() if of is dtype)
     x = torch.cat([hard(dtype), specials()])
     half = x.half().float()
     half = torch.where(half.isinf() & x.isfinite(), 65504.0 * x.sign(), half)
     wanted = expected(half, dtype, infinity=0x80, nan=0x80)
 
-    assert torch.equal(codes(run, x, dtype, target), wanted)
-    assert not torch.equal(wanted, expected(x, dtype, infinity=0x80, nan=0x80))
+    once = expected(x, dtype, infinity=0x80, nan=0x80)
+
+    for release, codes_then in (((3, 7), wanted), ((3, 8), once)):
+        convert_then = encoder("f32", element, "rtne", Target("hip", arch, release=release))
+        with np.errstate(over="ignore"):
+            assert convert_then(x.numpy()).tolist() == codes_then.tolist()
+    assert not torch.equal(wanted, once)
 
 
 def cut_to_half(x: Numbers) -> Numbers:
@@ -239,8 +247,7 @@ REFUSED = [
     ("sm_90", torch.float64, E5M2, None),
     ("gfx942", E5M2, torch.float64, None),
     ("gfx942", E4M3FN, E5M2, None),
-    ("gfx90a", BF16, E4M3FNUZ, None),
-    ("gfx1100", E5M2FNUZ, BF16, None),
+    *([("gfx90a", BF16, E4M3FNUZ, None), ("gfx1100", E5M2FNUZ, BF16, None)] if RELEASE < (3, 8) else []),
     ("sm_80", F32, E4M3FN, None),
     ("sm_90", F32, E4M3FNUZ, None),
 ]
@@ -260,10 +267,19 @@ def test_what_the_back_end_refuses_is_a_launch_finding(
 @pytest.mark.parametrize(
     ("target", "source", "to"), [("gfx1200", BF16, E4M3FNUZ), ("gfx1201", E4M3FNUZ, BF16), ("gfx950", E5M2FNUZ, BF16)], ids=str
 )
+@pytest.mark.skipif(RELEASE >= (3, 8), reason="Triton 3.8 has a sequence of its own for these")
 def test_instructions_of_the_wrong_format_are_refused(run: Run, target: str, source: torch.dtype, to: torch.dtype) -> None:
-    """Triton emits the OCP format's instruction for a FNUZ one there: no result of ours would be right."""
+    """Triton before 3.8 emits the OCP format's instruction for a FNUZ one there: no result of ours would be right."""
     with pytest.raises(UnsupportedOperation, match=r"OCP format on gfx"):
         converted(run, torch.zeros(4, dtype=source), to, target)
+
+
+def test_cutting_to_the_wrong_format_is_refused() -> None:
+    """From 3.8 on, fp16 to e5m2fnuz toward zero compiles, to the sequence for e5m2; before, it is refused."""
+    with pytest.raises(UnsupportedOperation, match="emits f8E5M2's"):
+        encoder("f16", "f8E5M2FNUZ", "rtz", Target("hip", "gfx942", release=(3, 8)))
+    with pytest.raises(KernelError, match="no conversion"):
+        encoder("f16", "f8E5M2FNUZ", "rtz", Target("hip", "gfx942", release=(3, 7)))
 
 
 def special_values(dtype: torch.dtype, to: torch.dtype, target: str) -> dict[int, float]:
@@ -280,7 +296,7 @@ DECODES = [
     for target in ("gfx942", "gfx950", "gfx1200", "sm_80", "sm_90")
     for dtype in (TO.keys() & ELEMENTS.values() if target.startswith("gfx") else {E4M3FN, E5M2})
     for to in (F32, F16, BF16)
-    if (target, dtype) != ("sm_80", E4M3FN) and not (dtype in FNUZ and to is BF16 and target != "gfx942")
+    if (target, dtype) != ("sm_80", E4M3FN) and not (dtype in FNUZ and to is BF16 and target != "gfx942" and RELEASE < (3, 8))
 ]
 
 
@@ -345,6 +361,7 @@ def constants(out):
     tl.store(out + 4 + tl.arange(0, 4), tl.full([4], -1.5, out.dtype.element_ty))
 
 
+@pytest.mark.skipif(RELEASE < (3, 7), reason="Triton 3.6 refuses tl.full of FP8")
 @pytest.mark.parametrize("dtype", ELEMENTS.values(), ids=str)
 def test_constants_in_kernels(run: Run, dtype: torch.dtype) -> None:
     """Triton makes constants of numbers that the format has; others it truncates at run time, and fails."""
@@ -372,7 +389,9 @@ def filled(x, out):
     tl.store(out + tl.arange(0, 4), tl.full([4], 1.7, out.dtype.element_ty))
 
 
-@pytest.mark.parametrize("kernel", [added, compared, filled], ids=lambda kernel: kernel.__name__)
+@pytest.mark.parametrize(
+    "kernel", [added, compared, *([filled] if RELEASE >= (3, 7) else [])], ids=lambda kernel: kernel.__name__
+)
 def test_arithmetic_is_refused(run: Run, kernel: Any) -> None:
     """Triton's front end lets it pass and its back ends fail; never do we add codes."""
     with pytest.raises(UnsupportedOperation, match=r"arithmetic on f8E4M3FN"):
