@@ -216,10 +216,9 @@ def limits_and_beyond(source: torch.dtype, target: torch.dtype) -> torch.Tensor:
 @pytest.mark.parametrize("source", FLOATS, ids=str)
 @pytest.mark.parametrize(("function", "target"), to_integer_cases())
 def test_floats_to_integers(elementwise: Elementwise, function: Any, target: torch.dtype, source: torch.dtype) -> None:
-    """gfx942 makes 32 bits and more (16 of fp16), saturated, and keeps the lower ones: 300 is 44 as int8, -1 is 255 as uint8."""
+    """gfx942 makes 32 bits and more, saturated, and keeps the lower ones: 300 is 44 as int8, -1 is 255 as uint8."""
     x = limits_and_beyond(source, target)
-    narrow = torch.int16 if source is torch.float16 else torch.int32
-    made = target if target.itemsize >= 4 or (target.itemsize == 2 and source is torch.float16) else narrow
+    made = target if target.itemsize >= 4 else torch.int32
 
     result = elementwise(function, x, dtype=target)
 
