@@ -197,7 +197,7 @@ def shift_right(x, y):
 
 APPROXIMATE = {exp: 4, exp2: 4, log: 4, log2: 4, rsqrt: 4, sqrt: 4, sin: 8, cos: 8, erf: 8}
 """Slack of the functions that are approximations: a few units in the last place."""
-EXACT = (divide, div_rn, fmod, maximum, minimum, maximum_nan, minimum_nan, negate, add, multiply)
+EXACT = (sqrt_rn, divide, div_rn, fmod, maximum, minimum, maximum_nan, minimum_nan, negate, add, multiply)
 EXTREMES = [
     0.0,
     1.0,
