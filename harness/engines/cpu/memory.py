@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from tridiff.harness.api import Poison
-from tridiff.harness.engines.cpu import formats
+from tridiff.harness.engines.cpu import formats, fp8
 from tridiff.harness.engines.cpu.formats import Array
 
 
@@ -130,8 +131,9 @@ def gather(
     return _gather_rows(memory, rows, fill, shape) if rows else _gather_lanes(memory, terms, masks, fill)
 
 
-_QUIET_FLOAT = 96.0
-"""Finite, and exact in every format, FP8 included."""
+_QUIET_FLOAT = 30000.0
+_QUIET_FP8 = 0x5B
+"""A finite number in every FP8 format."""
 
 
 def undefined(element: str, rank: int, poison: Poison) -> Array:
@@ -141,8 +143,16 @@ def undefined(element: str, rank: int, poison: Poison) -> Array:
     """
     value = formats.masked_off(element)
     if poison is Poison.QUIET:
-        value = not value if element == "i1" else ~value if isinstance(value, int) else _QUIET_FLOAT
+        value = _quiet(element, value)
     return np.full((1,) * rank, value, dtype=formats.compute_dtype(element))
+
+
+def _quiet(element: str, loud: Any) -> Any:
+    if element == "i1":
+        return not loud
+    if element in fp8.FORMATS:
+        return _QUIET_FP8
+    return ~loud if isinstance(loud, int) else _QUIET_FLOAT
 
 
 def scatter(memory: Memory, terms: Sequence[Array], masks: Sequence[Array], values: Array, shape: tuple[int, ...]) -> None:

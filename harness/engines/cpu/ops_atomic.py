@@ -54,6 +54,7 @@ def _atomic_rmw(op: Bound) -> Step:
         raise op.unsupported(f"atomic_rmw_op {kind}")
     if kind in _SIGNED_ORDER and op.result.is_float:
         raise op.unsupported("signed order of floats")
+    formats.check_arithmetic(op.result.element)
     update = _UPDATES[kind]
     return _atomic(op, pointer, [value], mask, lambda old, operands: update(old, operands[0]))
 

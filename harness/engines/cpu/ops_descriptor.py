@@ -142,6 +142,7 @@ def _reduce(op: Bound) -> Step:
     kind = op.operation.properties["kind"]
     if kind not in _UPDATES:
         raise op.unsupported(f"kind {kind}")
+    formats.check_arithmetic(op.operand(1).element)
     update = _UPDATES[kind]
 
     def run(lanes: Lanes) -> None:

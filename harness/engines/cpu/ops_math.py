@@ -107,6 +107,7 @@ def _extern(op: Bound) -> Step:
 def _real(op: Bound, function: Function) -> Step:
     (out,) = op.outs
     element = op.result.element
+    formats.check_arithmetic(element)
     target = formats.compute_dtype(element)
 
     def run(lanes: Lanes) -> None:

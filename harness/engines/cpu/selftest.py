@@ -109,7 +109,7 @@ def drift(execute: Execute) -> dict[str, str]:
 def _source() -> str:
     """A digest of the executor's source and of what captures launches."""
     here = Path(__file__).parent
-    files = sorted([*here.glob("*.py"), here.parent.parent / "capture.py"])
+    files = sorted([*here.glob("*.py"), *(here.parent.parent / "capture").glob("*.py")])
     return fingerprint.digest(b"".join(file.read_bytes() for file in files))
 
 
