@@ -54,6 +54,8 @@ NOTES = {
     "cf.br": "jump: programs that parted meet again",
     "cf.cond_br": "jump by a condition: programs part",
     "cf.switch": "jump by an integer",
+    "gpu.barrier": "waits for the lanes of the program: they run in step here",
+    "llvm.intr.assume": "`tl.assume`; one that does not hold is a finding",
     "math.absf": "absolute value",
     "math.absi": "absolute value, wraps",
     "math.ceil": "rounded up",
@@ -111,8 +113,8 @@ NOTES = {
     "tt.gather": "elements along an axis, by index",
     "tt.get_num_programs": "size of the grid",
     "tt.get_program_id": "place in the grid",
-    "tt.grid_dependency_launch_dependents": "the next launch may begin",
-    "tt.grid_dependency_wait": "waits for the previous launch",
+    "tt.grid_dependency_launch_dependents": "the next launch may begin: launches run one after the other here",
+    "tt.grid_dependency_wait": "waits for the previous launch, which has ended here",
     "tt.histogram": "counts by bin",
     "tt.int_to_ptr": "integer as a pointer",
     "tt.join": "two tensors along a new last axis",
@@ -138,14 +140,13 @@ NOTES = {
     "tt.store": "store; every address is checked against the tensor that it came from",
     "tt.trans": "axes permuted",
     "tt.unsplat": "tensor of one element as a scalar",
+    "ttg.barrier": "waits for the lanes of the program: they run in step here",
     "ub.poison": "value that must not be used",
 }
 """One line an operation; one that is executed must have one."""
 
 REASONS = {
     "tt.elementwise_inline_asm": "assembly of one GPU has no meaning here",
-    "tt.grid_dependency_launch_dependents": "launches run one after the other; NVIDIA only",
-    "tt.grid_dependency_wait": "launches run one after the other; NVIDIA only",
 }
 """Why an operation of Triton's dialect is not executed; `not implemented` where nothing is said."""
 

@@ -19,6 +19,8 @@ import tritons
 
 DATA = Path(__file__).resolve().with_name("triton_operations.json")
 DIALECTS = ("arith", "cf", "math", "scf", "tt", "ub")
+OTHERS = ("gpu.barrier", "llvm.intr.assume", "ttg.barrier")
+"""Operations of other dialects that Triton's front end emits."""
 _NAME = re.compile(rb"\b(?:" + "|".join(DIALECTS).encode() + rb")(?:\.[a-z][a-z0-9_]*)+")
 BATCH = 200
 
@@ -74,7 +76,7 @@ def main() -> int:
     versions = pinned(tritons.ROOT)
     tritons.install(tritons.ROOT, versions)
     folders = {version: tritons.place(tritons.ROOT, version) for version in versions}
-    names = sorted(set().union(*map(candidates, folders.values())))
+    names = sorted({*OTHERS}.union(*map(candidates, folders.values())))
     survey = {version: set(registered(folder, names)) for version, folder in folders.items()}
     write({name: [version for version in versions if name in survey[version]] for name in names})
     return 0
