@@ -10,7 +10,7 @@ from unittest import mock
 
 import numpy as np
 
-from tridiff.harness.engines.cpu import control, formats, memory, ops_arith, ops_tensor, ttir
+from tridiff.harness.engines.cpu import control, formats, memory, ops_arith, ops_reduce, ttir
 from tridiff.harness.engines.cpu.machine import Lanes
 from tridiff.harness.engines.cpu.program import Bound
 
@@ -140,7 +140,7 @@ DEFECTS: dict[str, Patch] = {
     "transposition does nothing": _builder("tt.trans", _with_property("order", sorted)),
     "unordered comparison is ordered": _builder("arith.cmpf", _with_property("predicate", lambda p: p - 7 if p >= 8 else p)),
     "axis of reduction ignored": _attribute(
-        ops_tensor, "_spread", lambda spread: lambda x, a, n: np.sort(spread(x, a, n), axis=-1)
+        ops_reduce, "_spread", lambda spread: lambda x, a, n: np.sort(spread(x, a, n), axis=-1)
     ),
     "a branch reads other programs' values": _attribute(Lanes, "subset", _lost_in_branch),
     "program ids of the second axis ignored": _builder("tt.get_program_id", _with_property("axis", lambda _: 0)),
