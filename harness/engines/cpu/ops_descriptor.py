@@ -6,6 +6,7 @@ is filled on a load and left alone on a store.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -17,7 +18,7 @@ from tridiff.harness.engines.cpu.memory import OutOfBounds, active_cells
 from tridiff.harness.engines.cpu.ops_atomic import Update, in_turn
 from tridiff.harness.engines.cpu.ops_memory import bounds_error, pointer_in
 from tridiff.harness.engines.cpu.program import Bound, Builder
-from tridiff.harness.engines.cpu.values import Descriptor, Pointer
+from tridiff.harness.engines.cpu.values import Descriptor, Pointer, full
 
 Places = Callable[[Lanes], list[Array]]
 
@@ -77,8 +78,16 @@ def _rows(lanes: Lanes, rows: int, column: int, shape: tuple[int, ...]) -> list[
 
 
 def _load(op: Bound) -> Step:
-    shape = op.result.shape
+    shape = _block_shape(op)
     return _loaded(op, shape, lambda lanes: _places(lanes, op.ins[1:], shape))
+
+
+def _block_shape(op: Bound) -> tuple[int, ...]:
+    """Shape of the blocks of a descriptor, `!tt.tensordesc<tensor<1x8xf32>>` up to 3.7, `!tt.tensordesc<1x8xf32>` later."""
+    match = re.search(r"<((?:\d+x)+)", op.operand(0).element)
+    if match is None:
+        raise op.unsupported(f"the type {op.operand(0).element}")
+    return tuple(int(size) for size in match.group(1).split("x")[:-1])
 
 
 def _gather(op: Bound) -> Step:
@@ -89,6 +98,7 @@ def _gather(op: Bound) -> Step:
 def _loaded(op: Bound, shape: tuple[int, ...], places: Places) -> Step:
     (out,) = op.outs
     kind = formats.compute_dtype(op.result.element)
+    target = op.result.shape  # without leading axes of size one, where Triton has merged a reshape into the load
 
     def run(lanes: Lanes) -> None:
         descriptor = _described(lanes, op.ins[0], op)
@@ -96,9 +106,10 @@ def _loaded(op: Bound, shape: tuple[int, ...], places: Places) -> Step:
         padding = np.nan if descriptor.fill_nan and op.result.is_float else 0
         fill = np.full((1,) * (1 + len(shape)), padding, dtype=kind)
         try:
-            lanes.regs[out] = memory.gather(descriptor.pointer.memory, terms, masks, fill, shape)
+            loaded = memory.gather(descriptor.pointer.memory, terms, masks, fill, shape)
         except OutOfBounds as error:
             raise bounds_error("load from", error, op, lanes) from None
+        lanes.regs[out] = loaded if shape == target else full(loaded, shape).reshape(loaded.shape[0], *target)
 
     return run
 
@@ -136,6 +147,14 @@ _UPDATES: dict[int, Update] = {
 """By the attribute kind: add, min, max, and, or, xor (4 and 5, inc and dec, have no name in the language)."""
 
 
+def _unsigned(function: Update) -> Update:
+    def apply(old: Array, value: Array) -> Array:
+        kind = f"u{old.dtype.itemsize}"
+        return function(old.view(kind), value.view(kind)).view(old.dtype)
+
+    return apply
+
+
 def _reduce(op: Bound) -> Step:
     """Combines a block with memory, element by element, atomically."""
     shape = op.operand(1).shape
@@ -143,15 +162,16 @@ def _reduce(op: Bound) -> Step:
     if kind not in _UPDATES:
         raise op.unsupported(f"kind {kind}")
     formats.check_arithmetic(op.operand(1).element)
-    update = _UPDATES[kind]
+    # Which integers are unsigned is known from the descriptor alone.
+    update = _unsigned(_UPDATES[kind]) if re.search(r"xui\d+>", op.operand(0).element) else _UPDATES[kind]
 
     def run(lanes: Lanes) -> None:
         descriptor = _described(lanes, op.ins[0], op)
-        full = (lanes.count, *shape)
+        full_shape = (lanes.count, *shape)
         terms, masks = _block(descriptor, _places(lanes, op.ins[2:], shape), shape)
-        values = np.broadcast_to(lanes.array(op.ins[1]), full)
+        values = np.broadcast_to(lanes.array(op.ins[1]), full_shape)
         try:
-            cells, where = active_cells(descriptor.pointer.memory, terms, masks, full)
+            cells, where = active_cells(descriptor.pointer.memory, terms, masks, full_shape)
         except OutOfBounds as error:
             raise bounds_error("atomic access to", error, op, lanes) from None
         in_turn(descriptor.pointer.memory, cells, [values[where]], lambda old, operands: update(old, operands[0]))

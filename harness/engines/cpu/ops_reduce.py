@@ -15,7 +15,7 @@ from tridiff.harness.engines.cpu import formats
 from tridiff.harness.engines.cpu.control import run_blocks
 from tridiff.harness.engines.cpu.formats import Array
 from tridiff.harness.engines.cpu.ir import Operation
-from tridiff.harness.engines.cpu.machine import POSITION_SLOT, Lanes, Step
+from tridiff.harness.engines.cpu.machine import POSITION_SLOT, RESERVED_SLOTS, Lanes, Step
 from tridiff.harness.engines.cpu.program import Body, Bound, Builder
 from tridiff.harness.engines.cpu.values import dense, full, take
 
@@ -58,17 +58,23 @@ def _combiner(op: Bound) -> Combine:
     """The operation's region as a function of arrays: the accumulated values, then the new ones."""
     blocks = op.bodies[0]
     straight = len(blocks) == 1 and not any(_inner(op.operation))
-    return _straight(blocks[0]) if straight else lambda lanes, operands: run_lanewise(blocks, lanes, operands)
+    return _straight(blocks) if straight else lambda lanes, operands: run_lanewise(blocks, lanes, operands)
 
 
 def _inner(operation: Operation) -> Iterator[Operation]:
-    """Operations in the region that are more than arithmetic: they have regions of their own, or call."""
+    """Operations in the region that are more than arithmetic: they have regions of their own, call, or ask who runs them."""
     for block in operation.regions[0].blocks:
-        yield from (inner for inner in block.operations if inner.regions or inner.name == "tt.call")
+        yield from (inner for inner in block.operations if inner.regions or inner.name in {"tt.call", "tt.get_program_id"})
 
 
-def _straight(body: Body) -> Combine:
+def _straight(blocks: list[Body]) -> Combine:
+    (body,) = blocks
+    captured = body.reads - set(range(RESERVED_SLOTS))
+
     def combine(lanes: Lanes, operands: list[Array]) -> list[Array]:
+        # Triton's passes move constants out of the region; a scalar that differs between programs would meet the wrong axis.
+        if any(lanes.array(slot).shape[0] > 1 for slot in captured):
+            return run_lanewise(blocks, lanes, operands)
         for slot, value in zip(body.arguments, operands, strict=True):
             lanes.regs[slot] = value
         body.run(lanes)
@@ -81,7 +87,9 @@ def _straight(body: Body) -> Combine:
 
 def run_lanewise(blocks: list[Body], lanes: Lanes, operands: list[Array]) -> list[Array]:
     """A region of scalars run for every lane of the operands, as if each were a program: lanes may branch differently."""
-    shape = np.broadcast_shapes(*(operand.shape for operand in operands))
+    # All programs, even where the operands agree: the region may ask for the program id.
+    programs = (lanes.count, *(1,) * (operands[0].ndim - 1))
+    shape = np.broadcast_shapes(programs, *(operand.shape for operand in operands))
     count = int(np.prod(shape))
     owner = np.broadcast_to(np.arange(shape[0]).reshape(-1, *(1,) * (len(shape) - 1)), shape).ravel()
     reads = frozenset().union(*(body.reads for body in blocks))
@@ -165,9 +173,8 @@ def _scan(op: Bound) -> Step:
 
 def _prefixes(parts: list[Array], axis: int, combine: Combine, lanes: Lanes) -> list[Array]:
     """All prefixes in log2(n) steps: after step k each element combines the 2^k up to it (Hillis and Steele, 1986)."""
-    # All operands have one shape here: those that vary between programs are spread out.
-    programs = max(part.shape[0] for part in parts)
-    parts = [np.moveaxis(np.broadcast_to(part, (programs, *part.shape[1:])), axis, 0).copy() for part in parts]
+    # All programs, even where the operands agree: the combiner may depend on the program.
+    parts = [np.moveaxis(np.broadcast_to(part, (lanes.count, *part.shape[1:])), axis, 0).copy() for part in parts]
     size, distance = parts[0].shape[0], 1
     while distance < size:
         earlier = [np.moveaxis(part[:-distance], 0, axis) for part in parts]

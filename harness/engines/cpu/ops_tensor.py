@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from tridiff.harness.engines.cpu import formats
 from tridiff.harness.engines.cpu.formats import Array
 from tridiff.harness.engines.cpu.machine import Lanes, Step
+from tridiff.harness.api import Poison
 from tridiff.harness.engines.cpu.memory import undefined
 from tridiff.harness.engines.cpu.program import Bound, Builder
-from tridiff.harness.engines.cpu.values import full, mapped
+from tridiff.harness.engines.cpu.values import MixedPointer, Pointer, Value, dense, full, mapped, unified
 
 
 def _program_id(op: Bound) -> Step:
@@ -93,13 +94,29 @@ def _reshape(op: Bound) -> Step:
 
 def _join(op: Bound) -> Step:
     """Two tensors side by side along a new last axis."""
-    (a, b), (out,) = op.ins, op.outs
     shape = op.operand(0).shape
+    return _together(op, lambda parts: _stacked(parts, shape, len(shape) + 1))
+
+
+def _together(op: Bound, change: Callable[[list[Array]], Array]) -> Step:
+    """One value of several, which may be pointers."""
+    (out,) = op.outs
 
     def run(lanes: Lanes) -> None:
-        lanes.regs[out] = _stacked([lanes.array(a), lanes.array(b)], shape, len(shape) + 1)
+        lanes.regs[out] = _changed([lanes.value(slot) for slot in op.ins], change)
 
     return run
+
+
+def _changed(values: Sequence[Value], change: Callable[[list[Array]], Array]) -> Value:
+    pointers = [value for value in values if isinstance(value, (Pointer, MixedPointer))]
+    if not pointers:
+        return change([dense(value) for value in values])
+    memories, mixed = unified(pointers)
+    offsets = change([pointer.offsets for pointer in mixed])
+    if len(memories) == 1:
+        return Pointer(memories[0], (offsets,))
+    return MixedPointer(memories, change([pointer.which for pointer in mixed]), offsets)
 
 
 def _stacked(parts: list[Array], shape: tuple[int, ...], axis: int) -> Array:
@@ -110,61 +127,77 @@ def _stacked(parts: list[Array], shape: tuple[int, ...], axis: int) -> Array:
 def _split(op: Bound) -> Step:
     """The two halves of a last axis of size two."""
     (a,) = op.ins
-    shape = op.operand(0).shape
 
     def run(lanes: Lanes) -> None:
-        whole = full(lanes.array(a), shape)
         for half, out in enumerate(op.outs):
-            lanes.regs[out] = whole[..., half]
+            lanes.regs[out] = mapped(lanes.value(a), _half(half))
 
     return run
+
+
+def _half(half: int) -> Callable[[Array], Array]:
+    return lambda array: array[..., half if array.shape[-1] > 1 else 0]
 
 
 def _cat(op: Bound) -> Step:
     """One tensor after the other; Triton leaves the order of the result's elements open (can_reorder)."""
-    (a, b), (out,) = op.ins, op.outs
     shape = op.operand(0).shape
 
-    def run(lanes: Lanes) -> None:
-        pair = _stacked([lanes.array(a), lanes.array(b)], shape, 1)
-        lanes.regs[out] = pair.reshape(pair.shape[0], -1, *shape[1:])
+    def change(parts: list[Array]) -> Array:
+        pair = _stacked(parts, shape, 1)
+        return pair.reshape(pair.shape[0], -1, *shape[1:])
 
-    return run
+    return _together(op, change)
 
 
 def _gather(op: Bound) -> Step:
-    """Elements picked along an axis; an index outside gives an undefined value."""
+    """Elements picked along an axis; an index outside gives an undefined value.
+
+    Narrow indices count as unsigned: Triton's lowering extends them with zeros (GatherOpToLLVM).
+    """
     (source, index), (out,) = op.ins, op.outs
     axis = op.operation.properties["axis"] + 1
     shapes = op.operand(0).shape, op.operand(1).shape
     element, size = op.operand(0).element, op.operand(0).shape[axis - 1]
 
     def run(lanes: Lanes) -> None:
-        values, places = (full(lanes.array(slot), shape) for slot, shape in zip((source, index), shapes, strict=True))
-        inside = (places >= 0) & (places < size)
-        picked = np.take_along_axis(values, np.where(inside, places, 0).astype(np.int64), axis=axis)
-        unknown = undefined(element, picked.ndim, lanes.space.poison)
-        lanes.regs[out] = picked if inside.all() else np.where(inside, picked, unknown)
+        places = full(_unsigned(lanes.array(index)), shapes[1])
+        inside = places < size
+        safe = np.where(inside, places, 0).astype(np.int64)
+        picked = mapped(lanes.value(source), lambda values: np.take_along_axis(full(values, shapes[0]), safe, axis=axis))
+        if not inside.all():
+            if not isinstance(picked, np.ndarray):
+                picked = dense(picked)
+            picked = np.where(inside, picked, undefined(element, picked.ndim, lanes.space.poison))
+        lanes.regs[out] = picked
 
     return run
+
+
+def _unsigned(array: Array) -> Array:
+    return array.view(f"u{array.dtype.itemsize}") if array.dtype.kind == "i" else array.astype(np.uint8)
 
 
 def _histogram(op: Bound) -> Step:
     """Counts of the values 0, 1, 2, ..., of active lanes.
 
-    Of a value beyond the last bin only the low bits count: Triton's lowering looks at no others (HistogramOpToLLVM).
+    What a value beyond the last bin does is undefined. The code that Triton generates looks at the low bits of the value alone
+    (for AMD; for NVIDIA up to 3.7), and for a wavefront of 64 at more bits than few bins have; or it drops the value (for
+    NVIDIA from 3.8). So under one poison it is counted by its low bits, under the other dropped.
     """
     (out,) = op.outs
     shape, bins = op.operand(0).shape, op.result.shape[0]
     target = formats.compute_dtype(op.result.element)
 
     def run(lanes: Lanes) -> None:
-        arrays = [lanes.array(slot) for slot in op.ins]
-        programs = max(array.shape[0] for array in arrays)
-        values, *active = (np.broadcast_to(array, (programs, *shape)).astype(np.int64) for array in arrays)
-        flat = (values & (bins - 1)) + bins * np.arange(programs)[:, None]
-        weights = active[0].ravel() if active else None
-        counts = np.bincount(flat.ravel(), weights=weights, minlength=programs * bins)
+        values = _unsigned(lanes.array(op.ins[0]))
+        active = lanes.array(op.ins[1]) if len(op.ins) > 1 else np.ones((1, 1), np.bool_)
+        if lanes.space.poison is Poison.QUIET:
+            active = active & (values < bins)
+        programs = max(values.shape[0], active.shape[0])
+        bin_of = (values & values.dtype.type(bins - 1 & np.iinfo(values.dtype).max)).astype(np.int64)
+        flat = np.broadcast_to(bin_of + bins * np.arange(programs)[:, None], (programs, *shape))
+        counts = np.bincount(flat[np.broadcast_to(active, flat.shape)], minlength=programs * bins)
         lanes.regs[out] = counts.reshape(programs, bins).astype(target)
 
     return run

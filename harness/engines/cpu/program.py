@@ -27,7 +27,7 @@ TERMINATORS = {
 class Body:
     """A compiled block: argument slots, steps, and its terminator with the slots it passes on.
 
-    `reads`: the slots that it needs from outside.
+    `reads`: the slots that it needs from outside. `lines`: the source line of each step.
     """
 
     label: str
@@ -36,6 +36,7 @@ class Body:
     terminator: Operation
     passed: list[int]
     reads: frozenset[int]
+    lines: list[str]
     line: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -44,8 +45,12 @@ class Body:
 
     def run(self, lanes: Lanes) -> None:
         """All steps, in order, for all programs of `lanes`."""
-        for step in self.steps:
-            step(lanes)
+        try:
+            for step in self.steps:
+                step(lanes)
+        except UnsupportedOperation as error:
+            error.line = error.line or self.lines[self.steps.index(step)]
+            raise
 
 
 @dataclass(eq=False)
@@ -117,21 +122,19 @@ class Compiler:
 
 @dataclass
 class _Functions:
-    """The functions of a module, each compiled when first asked for."""
+    """The functions of a module, each compiled when first asked for. `open`: names of those that are being compiled."""
 
     builders: dict[str, Builder]
     target: Target
     operations: dict[str, Operation]
+    open: list[str] = field(default_factory=list)
     _compiled: dict[str, Function] = field(default_factory=dict)
-    _open: list[str] = field(default_factory=list)
 
     def get(self, name: str) -> Function:
-        if name in self._open:
-            raise UnsupportedOperation(f"the recursion of {name}")
         if name not in self._compiled:
-            self._open.append(name)
+            self.open.append(name)
             self._compiled[name] = _FunctionCompiler(self).function(self.operations[name])
-            self._open.pop()
+            self.open.pop()
         return self._compiled[name]
 
 
@@ -180,18 +183,23 @@ class _FunctionCompiler:
         for bound in bounds:
             reads.update(bound.ins, *(body.reads for bodies in bound.bodies for body in bodies))
         inner = {*arguments, *(slot for bound in bounds for slot in bound.outs)}
-        steps = self._steps(bounds, last_uses(block, kept))
-        return Body(block.label, arguments, steps, last, passed, frozenset(reads - inner))
+        steps, lines = self._steps(bounds, last_uses(block, kept))
+        return Body(block.label, arguments, steps, last, passed, frozenset(reads - inner), lines)
 
-    def _steps(self, bounds: list[Bound], dying: list[list[str]]) -> list[Step]:
-        """A step an operation, and one more where tensors are not needed any longer: their memory serves the next."""
+    def _steps(self, bounds: list[Bound], dying: list[list[str]]) -> tuple[list[Step], list[str]]:
+        """A step an operation, and one more where tensors are not needed any longer: their memory serves the next.
+
+        With the source line of each step.
+        """
         steps: list[Step] = []
+        lines: list[str] = []
         for bound, names in zip(bounds, dying, strict=False):  # the terminator, which has no step, ends the block anyway
             steps.append(self._step(bound))
             slots = [self._slots[name] for name in names if name in self._tensors]
             if slots:
                 steps.append(_drop(slots))
-        return steps
+            lines += [bound.line] * (len(steps) - len(lines))
+        return steps, lines
 
     def _bind(self, operation: Operation) -> Bound:
         self._tensors.update(name for name, kind in zip(operation.results, operation.result_types, strict=True) if kind.shape)
@@ -206,6 +214,8 @@ class _FunctionCompiler:
         name = _callee_name(operation)
         if name not in self.functions.operations:
             raise UnsupportedOperation(f"a call of {name}, which the module does not define", str(operation.location))
+        if name in self.functions.open:
+            raise UnsupportedOperation(f"the recursion of {name}", str(operation.location))
         callee = self.functions.get(name)
         self._callees = max(self._callees, callee.live)
         return callee
