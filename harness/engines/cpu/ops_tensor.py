@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from tridiff.harness.api import Poison
 from tridiff.harness.engines.cpu import formats
 from tridiff.harness.engines.cpu.formats import Array
 from tridiff.harness.engines.cpu.machine import Lanes, Step
-from tridiff.harness.api import Poison
 from tridiff.harness.engines.cpu.memory import undefined
 from tridiff.harness.engines.cpu.program import Bound, Builder
 from tridiff.harness.engines.cpu.values import MixedPointer, Pointer, Value, dense, full, mapped, unified
