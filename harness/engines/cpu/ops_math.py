@@ -154,7 +154,7 @@ def _mulhiui(op: Bound) -> Step:
 
 
 def _approximate_division(op: Bound) -> Step:
-    """Exact here: hardware's approximate division is within 2 ulp (documented by NVIDIA for div.full.f32)."""
+    """Exact here. NVIDIA's div.approx.f32 is within 2 ulp for divisors in [2^-126, 2^126] (PTX ISA), and 0 beyond them."""
     (a, b), (out,) = op.ins, op.outs
     finish = formats.ROUND.get(op.result.element, np.asarray)
 

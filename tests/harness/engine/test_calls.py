@@ -148,7 +148,9 @@ def several_results(x, y, out, n: tl.constexpr):
 def test_several_results(run: Run) -> None:
     """Tiles and pointers come back from whichever return they came from."""
     x, y, out = torch.arange(100, 120, dtype=torch.int32), torch.arange(500, 540, dtype=torch.int32), integers(PROGRAMS, 4)
-    taken = [([i * p for i in range(4)], 100 + p, p) if p % 3 == 0 else ([i + p for i in range(4)], 500 + 2 * p, -p) for p in ids()]
+    taken = [
+        ([i * p for i in range(4)], 100 + p, p) if p % 3 == 0 else ([i + p for i in range(4)], 500 + 2 * p, -p) for p in ids()
+    ]
 
     run(several_results, (PROGRAMS,), x, y, out, 4)
 

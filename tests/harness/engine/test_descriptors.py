@@ -228,7 +228,9 @@ def test_reductions_into_memory(run: Run, kind: str, dtype: torch.dtype) -> None
     assert actual.tolist() == expected.tolist()
 
 
-@pytest.mark.parametrize(("kind", "dtype"), [("add", torch.int32), ("max", torch.int32), ("min", torch.uint32), ("add", torch.float32)])
+@pytest.mark.parametrize(
+    ("kind", "dtype"), [("add", torch.int32), ("max", torch.int32), ("min", torch.uint32), ("add", torch.float32)]
+)
 def test_rewritten_reductions(run: Run, kind: str, dtype: torch.dtype) -> None:
     """The atomics that Triton makes of them for AMD give the same."""
     actual, expected = reduced(run, kind, dtype, REWRITTEN)

@@ -191,3 +191,57 @@ def test_division_as_scaling(elementwise: Elementwise) -> None:
 @triton.jit
 def jit_soft_cap(x):
     return 30.0 * (2.0 / (1.0 + tl.exp(-2.0 * x / 30.0)) - 1.0)
+
+
+@triton.jit
+def jit_umulhi(a, b):
+    return tl.umulhi(a, b)
+
+
+@triton.jit
+def jit_erf(x):
+    return tl.erf(x)
+
+
+@pytest.mark.operations("math.erf")
+def test_erf(elementwise: Elementwise) -> None:
+    """tl.erf."""
+    x = uniform(0, "erf", [256], -4.0, 4.0)
+
+    exact = torch.tensor([math.erf(item) for item in x.tolist()], dtype=torch.float64)
+    assert error_in_ulps(elementwise(jit_erf, x), exact) <= 0.51
+
+
+@pytest.mark.operations("tt.mulhiui")
+@pytest.mark.parametrize(("dtype", "bits"), [(torch.int32, 32), (torch.int64, 64), (torch.uint32, 32)], ids=str)
+def test_upper_half_of_a_product(elementwise: Elementwise, dtype: torch.dtype, bits: int) -> None:
+    """Random numbers, and all pairs of those around the powers of two, as unsigned integers of Python."""
+    edges = sorted({(base + step) % 2**bits for base in (0, 2 ** (bits // 2), 2 ** (bits - 1)) for step in (-2, -1, 0, 1, 2)})
+    random = [int(item) % 2**bits for item in words(0, "mulhi", 400)]
+    a = [x for x in edges for _ in edges] + random[:200]
+    b = [y for _ in edges for y in edges] + random[200:]
+    kind = np.dtype(f"u{bits // 8}")
+    x, y = (torch.from_numpy(np.array(items, dtype=kind).view(f"i{bits // 8}")).view(dtype) for items in (a, b))
+
+    result = elementwise(jit_umulhi, x, y)
+
+    assert result.view(torch.int32 if bits == 32 else torch.int64).numpy().view(kind).tolist() == [
+        i * j >> bits for i, j in zip(a, b, strict=True)
+    ]
+
+
+@triton.jit
+def jit_approximate_division(x, y):
+    return tl.fdiv(x, y, approx=True)
+
+
+@pytest.mark.operations("tt.approx_divf", versions=">=3.9", reason="tl.fdiv has no approx before")
+def test_approximate_division(elementwise: Elementwise) -> None:
+    """Exact here, and at the special values what an exact division gives."""
+    x, y = uniform(0, "x", [256], -50.0, 50.0), uniform(0, "y", [256], 0.5, 50.0)
+    x[:4], y[:4] = torch.tensor([1.0, -1.0, 0.0, INF]), torch.tensor([0.0, INF, 0.0, 2.0])
+
+    result = elementwise(jit_approximate_division, x, y)
+
+    assert torch.equal(result.view(torch.int32)[4:], (x / y).view(torch.int32)[4:])
+    assert [repr(item) for item in result[:4].tolist()] == ["inf", "-0.0", "nan", "inf"]
