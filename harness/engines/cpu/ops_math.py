@@ -27,7 +27,7 @@ def _of_torch(function: Callable[[torch.Tensor], torch.Tensor]) -> Function:
 def _round_half_away(x: Array) -> Array:
     # Not floor(|x| + 0.5): that sum rounds, for 0.49999999999999994 and from 2^52 on.
     whole = np.trunc(np.abs(x))
-    return np.copysign(whole + (np.abs(x) - whole >= 0.5), x)
+    return np.asarray(np.copysign(whole + (np.abs(x) - whole >= 0.5), x))
 
 
 _REAL: dict[str, Function] = {

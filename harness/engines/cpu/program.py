@@ -45,11 +45,12 @@ class Body:
 
     def run(self, lanes: Lanes) -> None:
         """All steps, in order, for all programs of `lanes`."""
+        at = 0
         try:
-            for step in self.steps:
+            for at, step in enumerate(self.steps):  # noqa: B007 - read when a step raises
                 step(lanes)
         except UnsupportedOperation as error:
-            error.line = error.line or self.lines[self.steps.index(step)]
+            error.line = error.line or self.lines[at]
             raise
 
 

@@ -80,9 +80,8 @@ def called_in_branches(out):
     result = p
     if p % 2 == 0:
         result = collatz_class(10 - p) * 2
-    else:
-        if p > 4:
-            result = collatz_class(p) + 1
+    elif p > 4:
+        result = collatz_class(p) + 1
     tl.store(out + p, result)
 
 

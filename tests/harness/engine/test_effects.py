@@ -191,7 +191,7 @@ def show_one(x, hex: tl.constexpr):  # noqa: A002
         (1.0, torch.float16, "1.0", "0x3c00"),
     ],
 )
-def test_print_formats(  # noqa: PLR0913, PLR0917
+def test_print_formats(
     run: Run, caplog: pytest.LogCaptureFixture, value: float, dtype: torch.dtype, decimal: str, bits: str
 ) -> None:
     """Signed and unsigned integers, floats, and the bits of all of them."""

@@ -109,11 +109,26 @@ def count(x, masks, out, n: tl.constexpr, bins: tl.constexpr, masked: tl.constex
     tl.store(out + p * bins + tl.arange(0, bins), result)
 
 
+MASKED = pytest.mark.parametrize("masked", [False, True], ids=["all", "masked"])
+
+
 @pytest.mark.operations("tt.histogram")
-@pytest.mark.parametrize("masked", [False, True], ids=["all", "masked"])
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.int64], ids=str)
-def test_histogram(run: Run, dtype: torch.dtype, masked: bool) -> None:  # noqa: FBT001
+@MASKED
+def test_histogram(run: Run, masked: bool) -> None:
     """Many values in few bins, each program its own; inactive lanes do not count."""
+    check_histogram(run, torch.int32, masked=masked)
+
+
+@pytest.mark.operations("tt.histogram", versions="<3.9", reason="Triton 3.9 counts integers of 32 bits only")
+@MASKED
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64], ids=str)
+def test_histograms_of_other_widths(run: Run, dtype: torch.dtype, masked: bool) -> None:
+    """Bytes and 64-bit integers."""
+    check_histogram(run, dtype, masked=masked)
+
+
+def check_histogram(run: Run, dtype: torch.dtype, *, masked: bool) -> None:
+    """256 values of each of three programs in 16 bins."""
     x, masks = numbers("x", 3, 256, bound=16).to(dtype), numbers("masks", 3, 256, bound=2)
     out = torch.zeros(3, 16, dtype=torch.int32)
 
@@ -231,7 +246,7 @@ def pointers_together(x, y, out):
     tl.store(out + p * 12 + 8 + tl.arange(0, 4), tl.load(tl.gather(second, 3 - tl.arange(0, 4), 0)))
 
 
-@pytest.mark.operations("tt.join", "tt.split", "tt.gather", "tt.trans", "tt.reshape")
+@pytest.mark.operations("tt.join", "tt.gather", "tt.trans", "tt.reshape")
 def test_pointers(run: Run) -> None:
     """Pointers are joined, split and gathered like numbers, and remember which tensor each belongs to."""
     x, y, out = torch.arange(10, 20), torch.arange(50, 60), torch.zeros(2, 12, dtype=torch.int64)

@@ -24,8 +24,7 @@ def halve_or_triple(x, y):
             x = x // 2
             steps += 1
         return x, steps
-    else:
-        return 3 * y + x, -steps - 1
+    return 3 * y + x, -steps - 1
 
 
 @triton.jit

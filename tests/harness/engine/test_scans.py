@@ -119,7 +119,7 @@ SCANS: dict[str, tuple[Any, Callable[[int, int], int], int]] = {
 @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
 @pytest.mark.parametrize("axis", [0, 1, 2])
 @pytest.mark.parametrize("name", SCANS)
-def test_scans(run: Run, name: str, axis: int, reverse: bool) -> None:  # noqa: FBT001
+def test_scans(run: Run, name: str, axis: int, reverse: bool) -> None:
     """Every combiner along every axis and in both directions; sums and products wrap."""
     function, combine, bound = SCANS[name]
     x = numbers("scan", [3, 2, 4, 8], bound)
@@ -134,7 +134,7 @@ def test_scans(run: Run, name: str, axis: int, reverse: bool) -> None:  # noqa: 
 @triton.jit
 def scan_row(x, out, function: tl.constexpr, n: tl.constexpr):
     lanes = tl.program_id(0) * n + tl.arange(0, n)
-    tl.store(out + lanes, function(tl.load(x + lanes), 0, False))
+    tl.store(out + lanes, function(tl.load(x + lanes), 0, reverse=False))
 
 
 @pytest.mark.parametrize("size", [1, 2, 1024])
@@ -267,7 +267,7 @@ def test_segmented_scan(run: Run) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.int32, torch.float32], ids=str)
 def test_linear_recurrence(run: Run, dtype: torch.dtype) -> None:
-    """h = gate * h + value, as in state-space models; integers exactly, floats (eighths, small) without rounding too."""
+    """H = gate * h + value, as in state-space models; integers exactly, floats (eighths, small) without rounding too."""
     gates, values = numbers("gates", [2, 8], 3).to(dtype) / (1 if dtype == torch.int32 else 2), numbers("v", [2, 8], 8).to(dtype)
     gates = gates.to(dtype)
     out, expected = torch.zeros_like(values), values.clone()
@@ -291,7 +291,7 @@ def scan_matrices(x, out, n: tl.constexpr, reverse: tl.constexpr):
 
 
 @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])
-def test_products_of_matrices(run: Run, reverse: bool) -> None:  # noqa: FBT001
+def test_products_of_matrices(run: Run, reverse: bool) -> None:
     """Matrices modulo 2^32 do not commute: any change of order shows."""
     x = numbers("matrices", [2, 32, 2, 2], 2**30)
     out = torch.zeros_like(x)
@@ -319,7 +319,7 @@ def scan_uniform(out, m: tl.constexpr, n: tl.constexpr, axis: tl.constexpr, unif
         tile = tl.broadcast_to(row + p, [m, n])
     else:
         tile = tl.broadcast_to(column + p, [m, n])
-    tl.store(out + (p * m + column - 1) * n + row - 1, function(tile, axis, False))
+    tl.store(out + (p * m + column - 1) * n + row - 1, function(tile, axis, reverse=False))
 
 
 @pytest.mark.parametrize("function", [jit_cumsum, jit_generic_sum, jit_capped], ids=["known", "straight", "branching"])

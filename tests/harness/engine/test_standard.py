@@ -48,7 +48,7 @@ def jit_flip_rows(x):
 
 @triton.jit
 def jit_softmax(x):
-    return tl.softmax(x, 1)
+    return tl.trans(tl.softmax(tl.trans(x)))
 
 
 @triton.jit
@@ -80,7 +80,7 @@ KEEPING: dict[str, tuple[Any, Callable[[torch.Tensor], torch.Tensor]]] = {
     "descending": (jit_sort_descending, lambda x: x.sort(2, descending=True).values),
     "flip": (jit_flip, lambda x: x.flip(2)),
     "flip rows": (jit_flip_rows, lambda x: x.flip(1)),
-    "argsort": (jit_argsort, lambda x: x.argsort(2, stable=True)),
+    "argsort": (jit_argsort, lambda x: x.sort(stable=True, dim=2).indices),
     "zeros_like": (jit_zeros_like, lambda x: -x),
 }
 
@@ -92,7 +92,7 @@ def test_sorting_networks(run: Run, name: str) -> None:
     check_kept(run, name)
 
 
-@pytest.mark.parametrize("name", [name for name in KEEPING if "s" not in name[:1] and name != "descending"])
+@pytest.mark.parametrize("name", ["flip", "flip rows", "argsort", "zeros_like"])
 def test_rearrangements(run: Run, name: str) -> None:
     """Flips along either axis, the order of a sort, zeros of a tile's type."""
     check_kept(run, name)
@@ -137,7 +137,7 @@ def top(x, out, n: tl.constexpr, k: tl.constexpr):
     tl.store(out + p * k + tl.arange(0, k), tl.topk(tl.load(x + p * n + tl.arange(0, n)), k))
 
 
-@pytest.mark.parametrize("k", [1, 4, 32])
+@pytest.mark.parametrize("k", [2, 8, 32])
 def test_topk(run: Run, k: int) -> None:
     """The k largest, largest first."""
     x, out = numbers("x", 3, 32, bound=20), torch.zeros(3, k, dtype=torch.int32)
@@ -178,7 +178,7 @@ def extremes(x, values, indices, function: tl.constexpr, m: tl.constexpr, n: tl.
 @pytest.mark.operations("tt.reduce")
 @pytest.mark.parametrize("left", [True, False], ids=["left", "any"])
 @pytest.mark.parametrize("largest", [True, False], ids=["max", "min"])
-def test_extremes_with_indices(run: Run, largest: bool, left: bool) -> None:  # noqa: FBT001
+def test_extremes_with_indices(run: Run, largest: bool, left: bool) -> None:
     """The value and where it is: of equal ones the first, or, unless that is asked, any of them."""
     function = ((jit_max_left, jit_max_any) if largest else (jit_min_left, jit_min_any))[0 if left else 1]
     x = numbers("x", 3, 8, 16, bound=4)
