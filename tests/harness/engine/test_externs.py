@@ -208,7 +208,8 @@ def test_special_values(run: Run, target: str, name: str) -> None:
             [1.5, -1.5, NAN, NAN, -0.0, 1, NAN, 3],
         ),
         ("atan2", [0.0, -0.0, 0.0, 1.0], [1.0, 1.0, -1.0, 0.0], [0.0, -0.0, math.pi, math.pi / 2]),
-        ("fdim", [1.0, 3.0, NAN, INF], [2.0, 1.0, 1.0, INF], [0.0, 2.0, NAN, 0.0]),
+        ("fdim", [1.0, 3.0, NAN, NAN], [2.0, 1.0, 1.0, 1.0], [0.0, 2.0, NAN, NAN]),
+        ("fdim", [1.0, INF, -INF, INF], [NAN, INF, -INF, -INF], [NAN, 0.0, 0.0, INF]),
         ("copysign", [1.0, -2.0, NAN, INF], [-0.0, 0.0, 1.0, -1.0], [-1.0, 2.0, NAN, -INF]),
     ],
 )

@@ -204,18 +204,25 @@ def test_float_scan(run: Run) -> None:
     assert ((out.double() - exact).abs() <= bound).all()
 
 
+@triton.jit
+def scan_minus(x, y, out, function: tl.constexpr, n: tl.constexpr):
+    lanes = tl.arange(0, n)
+    tl.store(out + lanes, function(tl.load(x + lanes), 0, reverse=False) - tl.load(y + lanes))
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_narrow_floats_round_per_step(run: Run, dtype: torch.dtype) -> None:
-    """Combined in bf16 or fp16, every partial product is rounded; products of powers of two and one odd number are exact."""
-    odd = 1 + torch.finfo(dtype).eps
-    x = torch.tensor([odd, odd, 1.0, 0.5], dtype=dtype)
-    out = torch.zeros_like(x)
+    """Combined in bf16 or fp16 a partial result is rounded before anything else sees it."""
+    ulp = torch.finfo(dtype).eps
+    # 1 + 3/8 ulp is 1; (1 + ulp)^2 is 1 + 2 ulp.
+    terms, sums = torch.tensor([1.0, 0.375 * ulp], dtype=dtype), torch.tensor([1.0, 1.0], dtype=dtype)
+    factors, products = torch.tensor([1 + ulp, 1 + ulp], dtype=dtype), torch.tensor([1 + ulp, 1 + 2 * ulp], dtype=dtype)
+    rests = torch.ones(2, 2, dtype=dtype)
 
-    run(scan_row, (1,), x, out, jit_cumprod, 4)
+    run(scan_minus, (1,), terms, sums, rests[0], jit_generic_sum, 2)
+    run(scan_minus, (1,), factors, products, rests[1], jit_cumprod, 2)
 
-    # odd * odd = 1 + 2 eps + eps^2, of which eps^2 is lost.
-    twice = 1 + 2 * torch.finfo(dtype).eps
-    assert out.tolist() == [odd, twice, twice, twice / 2]
+    assert rests.tolist() == [[0.0, 0.0], [0.0, 0.0]]
 
 
 @triton.jit
@@ -343,7 +350,9 @@ def jit_with_program(x, axis: tl.constexpr, reverse: tl.constexpr):
 
 @triton.jit
 def reduce_with_program(out, n: tl.constexpr):
-    tl.store(out + tl.program_id(0), tl.reduce(tl.full([n], 1, tl.int32), 0, combine_with_program))
+    # The program id of the store comes later, so that Triton's passes leave that of the combiner where it is.
+    result = tl.reduce(tl.full([n], 1, tl.int32), 0, combine_with_program)
+    tl.store(out + tl.program_id(0), result)
 
 
 @triton.jit
