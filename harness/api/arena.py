@@ -199,7 +199,7 @@ class Arena:
         first = red + placement.lead
         end = first + length + red
         storage = _reserve(name, max(end, -(-placement.storage_bytes // dtype.itemsize)), dtype)
-        legal = tuple((first + start, first + min(stop, length)) for start, stop in committed or [(0, length)])
+        legal = tuple(_merged([(first + start, first + min(stop, length)) for start, stop in committed or [(0, length)]]))
         live = tuple(_merged([(0, first), *legal, (first + length, end)]))
         for start, stop in live:
             storage[start:stop].view(RAW[dtype.itemsize]).fill_(pattern(dtype, self.poison, zone))

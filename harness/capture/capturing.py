@@ -161,10 +161,13 @@ def capturing(
     receive: Callable[[Launch], None],
     scratch: Callable[[torch.Tensor], None],
     *,
+    made: Callable[[torch.Tensor], None] = _nothing,
     prepare: Callable[[Specialisation], None] = _nothing,
     choose: Choose = first,
 ) -> Iterator[None]:
     """Within this context every Triton launch goes to `receive`, and every `torch.empty*` result to `scratch`.
+
+    `made` is shown every tensor that a torch operation returns.
 
     `choose` picks the configuration of autotuned kernels. Before one is launched, `prepare` gets its specialisation; where
     that raises what makes Triton's autotuner drop a configuration (CompileTimeAssertionFailure), the next one is taken.
@@ -177,7 +180,7 @@ def capturing(
         JITFunction._do_compile, Autotuner.run = _capture_compile, _capture_autotuner
         _captures.append(capture)
         try:
-            with _ScratchMode(scratch):
+            with _ScratchMode(scratch, made):
                 yield
         finally:
             _captures.pop()
@@ -207,11 +210,12 @@ _EMPTY = {
 
 
 class _ScratchMode(TorchDispatchMode):
-    """Shows every uninitialised allocation of a launcher to `scratch`."""
+    """Shows every uninitialised allocation of a launcher to `scratch`, and every tensor to `made`."""
 
-    def __init__(self, scratch: Callable[[torch.Tensor], None]) -> None:
+    def __init__(self, scratch: Callable[[torch.Tensor], None], made: Callable[[torch.Tensor], None]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch does not annotate it
         self._scratch = scratch
+        self._made = made
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -222,6 +226,9 @@ class _ScratchMode(TorchDispatchMode):
         result = func(*args, **(kwargs or {}))
         if func.overloadpacket in _EMPTY:
             self._scratch(result)
+        for tensor in result if isinstance(result, (tuple, list)) else (result,):
+            if isinstance(tensor, torch.Tensor):
+                self._made(tensor)
         return result
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -68,7 +69,9 @@ def _run(
     choose: Choose = first,
 ) -> None:
     stage = _Stage(arena, spec, names)
-    capture = capturing(spec.target, stage.launch, stage.poison, prepare=stage.prepare, choose=choose)
+    capture = capturing(
+        spec.target, stage.launch, stage.poison, made=stage.remember, prepare=stage.prepare, choose=choose
+    )
     with np.errstate(all="ignore"), one_blas_thread(), capture:
         launcher(**inputs)
 
@@ -81,13 +84,12 @@ class _Stage:
         self._spec = spec
         self._names = specialisations
         self._owners = {_address(allocation.storage): allocation for allocation in arena}
-        self._scratch: list[torch.Tensor] = []
+        self._made: list[weakref.ref[torch.Tensor]] = []
         self._storages: dict[tuple[int, str], Memory] = {}
 
     def poison(self, tensor: torch.Tensor) -> None:
         """Fill a launcher's uninitialised tensor."""
         if tensor.numel():
-            self._scratch.append(tensor)
             bits = pattern(tensor.dtype, self._arena.poison, Zone.SCRATCH)
             tensor.view(RAW[tensor.element_size()]).fill_(bits)
 
@@ -97,6 +99,10 @@ class _Stage:
             compiled(specialisation)
         except KernelError as error:
             raise error.__cause__ if isinstance(error.__cause__, CompileTimeAssertionFailure) else error from None
+
+    def remember(self, tensor: torch.Tensor) -> None:
+        """A kernel may get the address of any tensor that the launcher made, for as long as it exists."""
+        self._made.append(weakref.ref(tensor))
 
     def launch(self, launch: Launch) -> None:
         """Execute one launch."""
@@ -142,12 +148,14 @@ class _Stage:
         return self._storages[key]
 
     def _memories(self) -> Iterator[Memory]:
-        """All storages that this launch may know the address of: the Case's, the launcher's own, and its arguments'."""
+        """All storages that this launch may know the address of: its arguments', the Case's, and the launcher's own."""
+        yield from list(self._storages.values())
         for allocation in self._arena:
             yield self._storage(allocation.name, allocation.storage)
-        for tensor in self._scratch:
-            yield self._storage("scratch", tensor)
-        yield from list(self._storages.values())
+        for reference in self._made:
+            tensor = reference()
+            if tensor is not None and tensor.layout is torch.strided and tensor.device.type == "cpu":
+                yield self._storage("scratch", tensor)
 
 
 def _address(tensor: torch.Tensor) -> int:

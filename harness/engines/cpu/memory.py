@@ -34,7 +34,7 @@ class Memory:
 
     `cells`: flat array of the whole storage in its memory format. `origin`: the cell that an offset of 0 means.
     `starts`, `stops`: the legal spans of cells, sorted. `locate`: cell -> where that is, in words. `address`: of cell 0, in
-    bytes.
+    bytes. `whole`: the storage that this is a view of, whose first `skip` bytes it leaves out.
     """
 
     name: str
@@ -45,6 +45,8 @@ class Memory:
     stops: Array
     locate: Callable[[int], str]
     address: int = 0
+    skip: int = 0
+    whole: Memory | None = None
     _views: dict[tuple[str, int], Memory] = field(default_factory=dict)
 
     @property
@@ -52,15 +54,26 @@ class Memory:
         """Bytes of a cell."""
         return int(self.cells.dtype.itemsize)
 
+    @property
+    def storage(self) -> Memory:
+        """What this is a view of, or this itself."""
+        return self.whole or self
+
+    @property
+    def start(self) -> int:
+        """Bytes from the beginning of the storage to where an offset of 0 points."""
+        return self.skip + self.origin * self.itemsize
+
     def viewed_as(self, element: str, skip: int = 0) -> Memory:
-        """The same bytes in another format, without the first `skip`; its origin is its cell 0.
+        """The bytes of the storage in another format, without the first `skip` (fewer than an element's).
 
         A cell of the view is legal where all its bytes are.
         """
+        storage = self.storage
         key = (element, skip)
-        if key not in self._views:
-            self._views[key] = self._view(element, skip)
-        return self._views[key]
+        if key not in storage._views:
+            storage._views[key] = storage._view(element, skip)
+        return storage._views[key]
 
     def _view(self, element: str, skip: int) -> Memory:
         stored = np.dtype(formats.MEMORY[element])
@@ -75,6 +88,8 @@ class Memory:
             stops=(self.stops * old - skip) // new,
             locate=lambda cell: self.locate((cell * new + skip) // old),
             address=self.address + skip,
+            skip=skip,
+            whole=self,
         )
 
     def check(self, first: Array, length: int, programs: Callable[[], Array]) -> None:

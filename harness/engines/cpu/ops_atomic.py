@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from tridiff.harness.engines.cpu import formats
+from tridiff.harness.engines.cpu.errors import KernelError
 from tridiff.harness.engines.cpu.formats import Array
 from tridiff.harness.engines.cpu.machine import Lanes, Step
 from tridiff.harness.engines.cpu.memory import Memory, OutOfBounds, active_cells, undefined
@@ -89,14 +90,13 @@ def _atomic_store(op: Bound) -> Step:
 def _atomic_poll(op: Bound) -> Step:
     """A wait for a value: programs run one after the other here, so it is there at once or never."""
     pointer, expected, *timeout = op.ins
-    element = op.operand(0).element[1:]
     found = _atomic(op, pointer, [], [], lambda old, _: old)
 
     def run(lanes: Lanes) -> None:
         found(lanes)
         met = lanes.array(op.outs[0]) == lanes.array(expected)
         if not timeout and not met.all():
-            raise op.unsupported(f"a wait for a value of {element} that no earlier program writes")
+            raise KernelError("hang", "a program waits for a value that no program before it has written", op.line)
         lanes.regs[op.outs[0]] = met
 
     return run

@@ -10,7 +10,7 @@ from tridiff.harness.engines.cpu.formats import Array
 from tridiff.harness.engines.cpu.machine import Lanes, Step
 from tridiff.harness.engines.cpu.memory import Memory, OutOfBounds
 from tridiff.harness.engines.cpu.program import Bound, Builder
-from tridiff.harness.engines.cpu.values import Mask, MixedPointer, Pointer, Sum, Value, chosen_pointer, combined, dense
+from tridiff.harness.engines.cpu.values import Mask, MixedPointer, Pointer, Sum, Value, combined, dense, pointing
 
 
 def pointer_in(lanes: Lanes, slot: int) -> Pointer | MixedPointer:
@@ -137,30 +137,14 @@ def bitcast_pointer(op: Bound) -> Step:
 
 def _viewed_as(pointer: Pointer | MixedPointer, element: str) -> Pointer | MixedPointer:
     if isinstance(pointer, Pointer):
-        return _one_viewed_as(pointer, element)
-    pieces = [_one_viewed_as(Pointer(memory, (pointer.offsets,)), element) for memory in pointer.memories]
-    result, *rest = pieces
-    for index, piece in enumerate(rest, start=1):
-        result = chosen_pointer(pointer.which == index, piece, result)
-    return result
-
-
-def _one_viewed_as(pointer: Pointer, element: str) -> Pointer | MixedPointer:
-    memory = pointer.memory
-    old, new = memory.itemsize, np.dtype(formats.MEMORY[element]).itemsize
-    start = [np.full((1,) * pointer.terms[0].ndim, memory.origin, dtype=np.int64)] if memory.origin else []
-    terms = [*pointer.terms, *start]
-    if old >= new:
-        return Pointer(memory.viewed_as(element), tuple(combined([term * (old // new) for term in terms])))
-    factor = new // old
-    if all(not (term % factor).any() for term in terms):
-        return Pointer(memory.viewed_as(element), tuple(combined([term // factor for term in terms])))
-    # Not aligned to the wider element: the bytes before the first whole one are skipped, how many may differ by lane.
-    cells = sum(terms[1:], start=terms[0])
-    skips, which = np.unique(cells % factor, return_inverse=True)
-    memories = tuple(memory.viewed_as(element, int(skip) * old) for skip in skips)
-    offsets = cells // factor
-    return Pointer(memories[0], (offsets,)) if len(memories) == 1 else MixedPointer(memories, which.reshape(cells.shape), offsets)
+        old, new = pointer.memory.itemsize, np.dtype(formats.MEMORY[element]).itemsize
+        terms = [term * old for term in pointer.terms]
+        if old % new == 0 or not any((term % new).any() for term in terms):
+            start = np.full((1,) * terms[0].ndim, pointer.memory.start // new, dtype=np.int64)
+            memory = pointer.memory.viewed_as(element, pointer.memory.start % new)
+            return Pointer(memory, tuple(combined([*(term // new for term in terms), *([start] if start.any() else [])])))
+        pointer = MixedPointer((pointer.memory,), np.zeros((1,) * terms[0].ndim, dtype=np.int64), pointer.offsets())
+    return pointing(*pointer.places(), element)
 
 
 BUILDERS: dict[str, Builder] = {

@@ -10,6 +10,7 @@ from tridiff.harness.engines.cpu.ir import Block, Operation, Region, Type
 from tridiff.harness.engines.cpu.liveness import last_uses, live_bytes, used_elsewhere
 from tridiff.harness.engines.cpu.machine import RESERVED_SLOTS, Lanes, Step
 from tridiff.harness.engines.cpu.target import Target
+from tridiff.harness.engines.cpu.waits import callee_name, waits
 
 JUMPS = {"cf.br", "cf.cond_br"}
 TERMINATORS = {
@@ -158,7 +159,7 @@ class _FunctionCompiler:
             arguments=[(self._slot(name), kind) for name, kind in entry.arguments],
             slots=self._next,
             live=live_bytes(operation) + self._callees,
-            waits=_waits(operation, self.functions.operations),
+            waits=waits(operation, self.functions.operations),
         )
 
     def _slot(self, name: str) -> int:
@@ -212,7 +213,7 @@ class _FunctionCompiler:
     def _callee(self, operation: Operation) -> Function | None:
         if operation.name != "tt.call":
             return None
-        name = _callee_name(operation)
+        name = callee_name(operation)
         if name not in self.functions.operations:
             raise UnsupportedOperation(f"a call of {name}, which the module does not define", str(operation.location))
         if name in self.functions.open:
@@ -229,48 +230,6 @@ class _FunctionCompiler:
             return builder(bound)
         except UnsupportedOperation as error:
             raise UnsupportedOperation(error.what, error.line or bound.line) from error
-
-
-def _waits(operation: Operation, functions: dict[str, Operation], *, looping: bool = False) -> bool:
-    """Whether a loop within `operation` reads what another program may change meanwhile."""
-    if looping and _looks_at_others(operation):
-        return True
-    if operation.name == "tt.atomic_poll":
-        return True
-    if operation.name == "tt.call":
-        callee = functions.get(_callee_name(operation))
-        return callee is not None and _waits(callee, functions, looping=looping)
-    for region in operation.regions:
-        inner = looping or operation.name == "scf.while" or _jumps_back(region)
-        if any(_waits(op, functions, looping=inner) for block in region.blocks for op in block.operations):
-            return True
-    return False
-
-
-_EXCHANGE = 10
-
-
-def _looks_at_others(operation: Operation) -> bool:
-    properties = operation.properties
-    return (
-        operation.name in {"tt.atomic_cas", "tt.atomic_load"}
-        or (operation.name == "tt.atomic_rmw" and properties["atomic_rmw_op"] == _EXCHANGE)
-        or (operation.name == "tt.load" and bool(properties.get("isVolatile", False)))
-    )
-
-
-def _jumps_back(region: Region) -> bool:
-    """Whether a block of `region` may branch to itself or to one before it."""
-    place = {block.label: index for index, block in enumerate(region.blocks)}
-    return any(
-        place.get(label, index + 1) <= index
-        for index, block in enumerate(region.blocks)
-        for label in block.operations[-1].successors
-    )
-
-
-def _callee_name(operation: Operation) -> str:
-    return str(operation.properties["callee"]).removeprefix("@").strip('"')
 
 
 def _drop(slots: list[int]) -> Step:

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from tridiff.harness.engines.cpu import formats
 from tridiff.harness.engines.cpu.errors import UnsupportedOperation
 from tridiff.harness.engines.cpu.formats import Array
 from tridiff.harness.engines.cpu.memory import Memory
@@ -107,9 +108,16 @@ class MixedPointer:
 
     def addresses(self) -> Array:
         """Byte addresses as int64."""
-        bases = np.array([memory.address + memory.origin * memory.itemsize for memory in self.memories], dtype=np.int64)
+        storages, which, distance = self.places()
+        return np.asarray(np.array([storage.address for storage in storages], dtype=np.int64)[which] + distance)
+
+    def places(self) -> tuple[list[Memory], Array, Array]:
+        """The storages, which of them each points into, and how many bytes from its beginning."""
+        storages = list(dict.fromkeys(memory.storage for memory in self.memories))
+        index = np.array([storages.index(memory.storage) for memory in self.memories], dtype=np.int64)
+        starts = np.array([memory.start for memory in self.memories], dtype=np.int64)
         sizes = np.array([memory.itemsize for memory in self.memories], dtype=np.int64)
-        return np.asarray(bases[self.which] + self.offsets * sizes[self.which])
+        return storages, index[self.which], starts[self.which] + self.offsets * sizes[self.which]
 
     def parts(self) -> list[tuple[Memory, Array]]:
         """Each memory, and where it is the one that is meant."""
@@ -233,6 +241,17 @@ def unified(pointers: Sequence[Pointer | MixedPointer]) -> tuple[tuple[Memory, .
         else:
             mixed.append(MixedPointer(own, index[pointer.which], pointer.offsets))
     return tuple(memories), mixed
+
+
+def pointing(storages: Sequence[Memory], which: Array, distance: Array, element: str) -> Pointer | MixedPointer:
+    """Pointers to `element`, each `distance` bytes from the beginning of `storages[which]`, aligned or not."""
+    size = np.dtype(formats.MEMORY[element]).itemsize
+    which, distance = np.broadcast_arrays(which, distance)
+    skip = distance % size
+    keys, index = np.unique(which * size + skip, return_inverse=True)
+    memories = tuple(storages[key // size].viewed_as(element, key % size) for key in keys.tolist())
+    offsets = (distance - skip) // size
+    return Pointer(memories[0], (offsets,)) if len(memories) == 1 else MixedPointer(memories, index.reshape(which.shape), offsets)
 
 
 def chosen_pointer(mask: Array, x: Pointer | MixedPointer, y: Pointer | MixedPointer) -> Pointer | MixedPointer:
