@@ -79,6 +79,12 @@ class Memory:
         stored = np.dtype(formats.MEMORY[element])
         old, new = self.itemsize, stored.itemsize
         content = self.cells.view(np.uint8)[skip:]
+
+        def locate(cell: int) -> str:
+            # Of a cell that begins within a span and ends behind it, the part behind.
+            first, *others = range((cell * new + skip) // old, (cell * new + skip + new - 1) // old + 1)
+            return self.locate(next((at for at in (first, *others) if not self._is_legal(at)), first))
+
         return Memory(
             name=self.name,
             element=element,
@@ -86,11 +92,14 @@ class Memory:
             origin=0,
             starts=-((skip - self.starts * old) // new),
             stops=(self.stops * old - skip) // new,
-            locate=lambda cell: self.locate((cell * new + skip) // old),
+            locate=locate,
             address=self.address + skip,
             skip=skip,
             whole=self,
         )
+
+    def _is_legal(self, cell: int) -> bool:
+        return bool(((self.starts <= cell) & (cell < self.stops)).any())
 
     def check(self, first: Array, length: int, programs: Callable[[], Array]) -> None:
         """Raise `OutOfBounds` unless all runs of `length` cells that begin at `first` are legal.

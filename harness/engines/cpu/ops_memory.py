@@ -130,12 +130,12 @@ def bitcast_pointer(op: Bound) -> Step:
     formats.compute_dtype(element)
 
     def run(lanes: Lanes) -> None:
-        lanes.regs[out] = _viewed_as(pointer_in(lanes, a), element)
+        lanes.regs[out] = viewed_as(pointer_in(lanes, a), element)
 
     return run
 
 
-def _viewed_as(pointer: Pointer | MixedPointer, element: str) -> Pointer | MixedPointer:
+def viewed_as(pointer: Pointer | MixedPointer, element: str) -> Pointer | MixedPointer:
     if isinstance(pointer, Pointer):
         old, new = pointer.memory.itemsize, np.dtype(formats.MEMORY[element]).itemsize
         terms = [term * old for term in pointer.terms]
