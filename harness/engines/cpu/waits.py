@@ -35,9 +35,10 @@ class _Names:
         return cls(frozenset(zeros), frozenset(name for op in operations for name in op.operands))
 
 
-def _is_zero(text: object) -> bool:
+def _is_zero(value: object) -> bool:
+    content = value[0] if isinstance(value, tuple) else value  # (content, type) of a tensor
     try:
-        return float(str(text)) == 0.0
+        return float(str(content)) == 0.0
     except ValueError:
         return False
 
