@@ -69,11 +69,12 @@ class Memory:
 
         A cell of the view is legal where all its bytes are.
         """
-        storage = self.storage
+        if self.whole is not None:
+            return self.whole.viewed_as(element, skip)
         key = (element, skip)
-        if key not in storage._views:
-            storage._views[key] = storage._view(element, skip)
-        return storage._views[key]
+        if key not in self._views:
+            self._views[key] = self._view(element, skip)
+        return self._views[key]
 
     def _view(self, element: str, skip: int) -> Memory:
         stored = np.dtype(formats.MEMORY[element])
@@ -158,6 +159,8 @@ def gather(
 _QUIET_FLOAT = 30000.0
 _QUIET_FP8 = 0x5B
 """A finite number in every FP8 format."""
+_QUIET_BYTES = {"i1": False, "i8": 0}
+"""Booleans lie in memory as bytes, of which any but 0 is true: the other poison must be false."""
 
 
 def undefined(element: str, rank: int, poison: Poison) -> Array:
@@ -172,8 +175,8 @@ def undefined(element: str, rank: int, poison: Poison) -> Array:
 
 
 def _quiet(element: str, loud: Any) -> Any:
-    if element == "i1":
-        return not loud
+    if element in _QUIET_BYTES:
+        return _QUIET_BYTES[element]
     if element in fp8.FORMATS:
         return _QUIET_FP8
     return ~loud if isinstance(loud, int) else _QUIET_FLOAT

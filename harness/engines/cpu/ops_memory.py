@@ -136,6 +136,7 @@ def bitcast_pointer(op: Bound) -> Step:
 
 
 def viewed_as(pointer: Pointer | MixedPointer, element: str) -> Pointer | MixedPointer:
+    """Pointers to `element` at the same addresses; as cheap terms where those are aligned to the new format."""
     if isinstance(pointer, Pointer):
         old, new = pointer.memory.itemsize, np.dtype(formats.MEMORY[element]).itemsize
         terms = [term * old for term in pointer.terms]

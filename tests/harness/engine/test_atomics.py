@@ -57,7 +57,7 @@ def in_order(start: torch.Tensor, at: torch.Tensor, values: torch.Tensor, update
     return cells, found
 
 
-INTEGER = {
+INTEGER: dict[Any, Callable[[Any, Any], Any]] = {
     tl.atomic_add: lambda a, b: a + b,
     tl.atomic_and: lambda a, b: a & b,
     tl.atomic_or: lambda a, b: a | b,
@@ -119,12 +119,14 @@ def test_float_sums_round_after_every_addition(run: Run, dtype: torch.dtype) -> 
 
 @triton.jit
 def add_ones(target, n: tl.constexpr):
-    """n additions of one to the same cell."""
+    """Add one to the same cell n times, from every program."""
     tl.atomic_add(target + tl.zeros([n], tl.int32), tl.full([n], 1.0, tl.float32).to(target.dtype.element_ty))
 
 
 @pytest.mark.operations("tt.atomic_rmw")
-@pytest.mark.parametrize(("dtype", "stuck"), [(torch.bfloat16, 256.0), (torch.float16, 2048.0), (torch.float32, 2.0**24)], ids=str)
+@pytest.mark.parametrize(
+    ("dtype", "stuck"), [(torch.bfloat16, 256.0), (torch.float16, 2048.0), (torch.float32, 2.0**24)], ids=str
+)
 def test_additions_get_stuck(run: Run, dtype: torch.dtype, stuck: float) -> None:
     """Ones that are added one by one vanish where the sum's unit is two: a tie, to the even neighbour."""
     target = torch.tensor([stuck - 2]).to(dtype)
@@ -180,7 +182,9 @@ def test_compare_and_swap(run: Run, dtype: torch.dtype) -> None:
     generator = torch.Generator().manual_seed(3)
     at, expected, values = (torch.randint(0, 4, (64,), generator=generator) for _ in range(3))
     target, found = torch.arange(4).to(dtype), torch.zeros(64, dtype=dtype)
-    cells, finds = in_order(torch.arange(4), at, torch.arange(64), lambda old, lane: values[lane] if old == expected[lane] else old)
+    cells, finds = in_order(
+        torch.arange(4), at, torch.arange(64), lambda old, lane: values[lane] if old == expected[lane] else old
+    )
 
     run(swap, (4,), target, at, expected.to(dtype), values.to(dtype), found, 16)
 
@@ -274,7 +278,8 @@ def test_results_of_masked_off_lanes_are_poison(run: Run, dtype: torch.dtype) ->
     for poison in Poison:
         target, out = torch.full((2,), 4).to(dtype), torch.zeros(2, dtype=dtype)
         run(masked_results, (1,), target, out, 2, arena=Arena(poison))
-        assert (target.tolist(), out[0]) == ([5, 4], 4)
+        assert target.tolist() == [5, 4]
+        assert out[0] == 4
         results.append(out[1].item())
 
     assert results[0] != results[1]

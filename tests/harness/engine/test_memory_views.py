@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from tridiff.harness.api import Arena
 from tridiff.harness.engines.cpu import formats
 from tridiff.harness.engines.cpu.errors import KernelError
+from tridiff.harness.engines.cpu.formats import Array
 from tridiff.harness.engines.cpu.memory import Memory, OutOfBounds, gather, scatter
-from tridiff.harness.engines.cpu.ops_memory import viewed_as
+from tridiff.harness.engines.cpu.ops_memory import accesses, viewed_as
 from tridiff.harness.engines.cpu.values import MixedPointer, Pointer
 
 Run = Callable[..., None]
@@ -210,7 +211,7 @@ ELEMENTS = ("i8", "i16", "i32", "i64", "f16", "bf16", "f32", "f64")
 BYTES = 61
 
 
-def pointer_at(storage: Memory, element: str, steps: list[tuple[str, int]], lanes: np.ndarray) -> Pointer | MixedPointer:
+def pointer_at(storage: Memory, element: str, steps: list[tuple[str, int]], lanes: Array) -> Pointer | MixedPointer:
     """Pointers to `element`, after views in other formats and steps in them; `lanes` are offsets in bytes."""
     pointer: Pointer | MixedPointer = Pointer(storage, (np.zeros((1, 1), dtype=np.int64), lanes))
     for kind, step in steps:
@@ -218,49 +219,50 @@ def pointer_at(storage: Memory, element: str, steps: list[tuple[str, int]], lane
     return viewed_as(pointer, element)
 
 
+def load_all(pointer: Pointer | MixedPointer, mask: Array, fill: Array) -> Array:
+    """What lanes where `mask` holds find, in one array; elsewhere `fill`."""
+    for part, terms, masks in accesses(pointer, [mask]):
+        fill = gather(part, terms, masks, fill, mask.shape[1:])
+    return np.broadcast_to(fill, mask.shape)
+
+
 @settings(max_examples=200, deadline=None)
 @given(data=st.data(), element=st.sampled_from(ELEMENTS), stored=st.sampled_from(("i8", "i16", "i32", "i64")))
 def test_views_equal_numpys(data: st.DataObject, element: str, stored: str) -> None:
     """Loads and stores of random formats, offsets, strides and masks, over storage of any item size with a hole in it."""
-    size, unit = np.dtype(formats.MEMORY[element]).itemsize, np.dtype(formats.MEMORY[stored]).itemsize
+    kind = np.dtype(formats.MEMORY[element])
+    size, unit = kind.itemsize, np.dtype(formats.MEMORY[stored]).itemsize
     content = np.random.default_rng(data.draw(st.integers(0, 99))).integers(0, 256, BYTES // unit * unit).astype(np.uint8)
     cells = content.copy().view(formats.MEMORY[stored])
     split = data.draw(st.integers(0, len(cells)))
     spans = np.array([[0, split], [min(split + 1, len(cells)), len(cells)]])
     storage = Memory("x", stored, cells, 0, spans[:, 0], spans[:, 1], lambda cell: f"x[{cell}]", address=4096)
     steps = data.draw(st.lists(st.tuples(st.sampled_from(ELEMENTS), st.integers(-2, 3)), max_size=3))
-    shift = sum(np.dtype(formats.MEMORY[kind]).itemsize * step for kind, step in steps)
     start, stride = data.draw(st.integers(0, BYTES)), data.draw(st.sampled_from((size, 1, 2, 3, -size, 5, 8)))
     lanes = (start + stride * np.arange(6)).reshape(1, 6)
     mask = np.array(data.draw(st.lists(st.booleans(), min_size=6, max_size=6))).reshape(1, 6)
+
     pointer = pointer_at(storage.viewed_as("i8"), element, steps, lanes)
-    at = (lanes + shift).ravel()
-    legal = np.repeat([any(low <= cell < high for low, high in spans) for cell in range(len(cells))], unit)
-    reached = [low >= 0 and low + size <= len(content) and legal[low : low + size].all() for low in at]
 
+    at = lanes.ravel() + sum(np.dtype(formats.MEMORY[step]).itemsize * count for step, count in steps)
     assert (pointer.addresses().ravel() == 4096 + at).all()
-    parts = [(pointer.memory, pointer.terms, [mask])] if isinstance(pointer, Pointer) else [
-        (memory, (pointer.offsets,), [mask, meant]) for memory, meant in pointer.parts()
-    ]  # fmt: skip
-    if not all(inside for inside, wanted in zip(reached, mask.ravel(), strict=True) if wanted):
+    legal = np.repeat([any(low <= cell < high for low, high in spans) for cell in range(len(cells))], unit)
+    inside = np.array([low >= 0 and low + size <= len(content) and legal[low : low + size].all() for low in at])
+    blank = np.zeros((1, 6), dtype=formats.compute_dtype(element))
+    if (mask.ravel() & ~inside).any():
         with pytest.raises(OutOfBounds):
-            for memory, terms, masks in parts:
-                gather(memory, terms, masks, None, (6,))
+            load_all(pointer, mask, blank)
         return
-    loaded = np.zeros((1, 6), dtype=formats.compute_dtype(element))
-    for memory, terms, masks in parts:
-        loaded = gather(memory, terms, masks, loaded, (6,))
-    expected = np.zeros((1, 6), dtype=formats.compute_dtype(element))
+    expected = blank.copy()
     for lane in np.flatnonzero(mask):
-        raw = content[at[lane] : at[lane] + size].copy().view(formats.MEMORY[element])
-        expected[0, lane] = formats.decode(raw, element)[0]
-    np.testing.assert_array_equal(np.broadcast_to(loaded, (1, 6)), expected)
+        expected[0, lane] = formats.decode(content[at[lane] : at[lane] + size].copy().view(kind), element)[0]
+    np.testing.assert_array_equal(load_all(pointer, mask, blank), expected)
 
-    values = np.arange(6).reshape(1, 6).astype(formats.compute_dtype(element))
-    written = content.copy()
-    if stride in {size, -size, 8} and abs(stride) >= size:  # lanes that do not overlap
-        for memory, terms, masks in parts:
-            scatter(memory, terms, masks, values, (6,))
-        for lane in np.flatnonzero(mask):
-            written[at[lane] : at[lane] + size] = formats.encode(values[:, lane], element).view(np.uint8)
-        np.testing.assert_array_equal(cells.view(np.uint8), written)
+    if abs(stride) < size:
+        return  # lanes overlap, and which of them stays is open
+    values = np.arange(1, 7).reshape(1, 6).astype(blank.dtype)
+    for part, terms, masks in accesses(pointer, [mask]):
+        scatter(part, terms, masks, values, (6,))
+    for lane in np.flatnonzero(mask):
+        content[at[lane] : at[lane] + size] = formats.encode(values[:, lane], element).view(np.uint8)
+    np.testing.assert_array_equal(cells.view(np.uint8), content)

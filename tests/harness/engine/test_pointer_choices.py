@@ -236,7 +236,7 @@ def test_stores_of_pieces_through_a_choice(run: Run) -> None:
 
 
 @pytest.mark.parametrize("load", [True, False], ids=["load", "store"])
-def test_bounds_through_a_choice(run: Run, load: bool) -> None:  # noqa: FBT001  # a parameter of a test
+def test_bounds_through_a_choice(run: Run, *, load: bool) -> None:
     """One lane of one program past the end of one of the tensors."""
     arena = Arena()
     x, y = arena.output("x", [16], torch.float32).fill_(0.0), arena.output("y", [15], torch.float32).fill_(0.0)
