@@ -166,10 +166,10 @@ def test_locks(run: Run, kernel: Any) -> None:
 
 @pytest.mark.operations("tt.atomic_cas", "scf.while")
 def test_lock_within_a_loop(run: Run) -> None:
-    """Whatever is around it, a lock is a lock."""
+    """Whatever is around it, a lock is a lock; and every program has steps of its own."""
     log = torch.zeros(9, dtype=torch.int32)
 
-    run(lock_within_loop, (4,), words(0), log, spec=SPEC)
+    run(lock_within_loop, (4,), words(0), log, spec=EngineSpec(max_steps=8))
 
     assert log[0] == 8
     assert sorted(log[1:].tolist()) == [0, 0, 1, 1, 2, 2, 3, 3]

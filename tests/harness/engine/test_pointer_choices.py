@@ -51,7 +51,7 @@ def by_branch(x, y, z, out, n: tl.constexpr):
     elif p % 3 == 2:
         source = z + 2
     i = tl.arange(0, n)
-    rows = source + i[:, None] * n + i[None, :] + 2
+    rows = source + 2 + (i[:, None] * n + i[None, :])
     tl.store(out + p * n * n + i[:, None] * n + i[None, :], tl.load(rows, mask=i[:, None] < 3, other=-1))
 
 
