@@ -18,7 +18,6 @@ from tridiff.harness.engines.cpu.machine import Lanes, Step
 from tridiff.harness.engines.cpu.memory import Memory, OutOfBounds, active_cells, undefined
 from tridiff.harness.engines.cpu.ops_memory import accesses, bounds_error, mask_terms, pointer_in
 from tridiff.harness.engines.cpu.program import Bound, Builder
-from tridiff.harness.engines.cpu.values import MixedPointer, Pointer
 
 Update = Callable[[Array, Array], Array]
 """New content from the old content and the operand, both in compute representation."""
@@ -115,7 +114,7 @@ def _atomic(op: Bound, pointer: int, slots: list[int], mask: list[int], update: 
         result = np.empty(full_shape, dtype=kind)
         result[...] = undefined(element, len(full_shape), lanes.space.poison)
         try:
-            for memory, terms, active in accesses(_spread(pointer_in(lanes, pointer), full_shape), masks):
+            for memory, terms, active in accesses(pointer_in(lanes, pointer), masks):
                 cells, where = active_cells(memory, terms, active, full_shape)
                 result[where] = in_turn(memory, cells, [operand[where] for operand in operands], update)
         except OutOfBounds as error:
@@ -124,12 +123,6 @@ def _atomic(op: Bound, pointer: int, slots: list[int], mask: list[int], update: 
             lanes.regs[out] = result
 
     return run
-
-
-def _spread(pointer: Pointer | MixedPointer, shape: tuple[int, ...]) -> Pointer | MixedPointer:
-    if isinstance(pointer, Pointer):
-        return pointer
-    return MixedPointer(pointer.memories, np.broadcast_to(pointer.which, shape), np.broadcast_to(pointer.offsets, shape))
 
 
 def in_turn(memory: Memory, cells: Array, operands: list[Array], update: Callable[[Array, list[Array]], Array]) -> Array:
