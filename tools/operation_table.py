@@ -26,6 +26,7 @@ from tridiff.harness.engines.cpu.ttir import BUILDERS
 
 ROOT = Path(__file__).resolve().parent.parent
 TESTS = ROOT / "tests" / "harness" / "engine"
+HELPERS = ROOT / "tests" / "helpers"
 PAGE = ROOT / "docs" / "reference" / "operations.md"
 DATA = Path(__file__).resolve().with_name("triton_operations.json")
 ABSENT, UNSUPPORTED, UNTESTED, SUPPORTED = "-", "no", "untested", "yes"
@@ -65,6 +66,8 @@ class Claim:
 
 def test_modules() -> Iterator[ModuleType]:
     """The modules of the engine's tests, by name."""
+    if str(HELPERS) not in sys.path:  # as for pytest, by pyproject.toml
+        sys.path.append(str(HELPERS))
     for path in sorted(TESTS.glob("test_*.py")):
         spec = importlib.util.spec_from_file_location(f"operation_table_{path.stem}", path)
         if spec is None or spec.loader is None:

@@ -10,6 +10,7 @@ from typing import Any
 CHECKS = {
     "launch": "the launcher or Triton's front end raised on a legal case",
     "hang": "the kernel exceeded its step or time budget",
+    "assertion": "a device assertion or an assumption (tl.assume) of the kernel does not hold",
     "bounds": "a load or store fell outside the tensor that its pointer came from",
     "corruption": "memory that the Op does not declare as written has changed",
     "unwritten": "an element that must be written still holds its poison",

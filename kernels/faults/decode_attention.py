@@ -232,4 +232,16 @@ FAULTS = (
         ),
         "checks": ("poison",),
     },
+    {
+        "name": "assumes_full_splits",
+        "kernel": "decode_attention",
+        "description": "The compiler is promised (tl.assume) that every split has keys, as rows shorter than the splits break.",
+        "patches": (
+            (
+                "    last = tl.minimum(first + split_len, seq_len)\n",
+                "    last = tl.minimum(first + split_len, seq_len)\n    tl.assume(last > first)\n",
+            ),
+        ),
+        "checks": ("assertion",),
+    },
 )

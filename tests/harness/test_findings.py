@@ -131,7 +131,17 @@ def test_target_families(target: str, family: str) -> None:
 
 def test_precedence() -> None:
     """What ends a run comes before what is seen afterwards, and a cause before its consequences."""
-    assert sorted(CHECKS, key=rank) == ["launch", "hang", "bounds", "corruption", "unwritten", "nan", "mismatch", "poison"]
+    assert sorted(CHECKS, key=rank) == [
+        "launch",
+        "hang",
+        "assertion",
+        "bounds",
+        "corruption",
+        "unwritten",
+        "nan",
+        "mismatch",
+        "poison",
+    ]
 
 
 def test_every_check_has_a_sentence() -> None:

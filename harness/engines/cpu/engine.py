@@ -69,9 +69,7 @@ def _run(
     choose: Choose = first,
 ) -> None:
     stage = _Stage(arena, spec, names)
-    capture = capturing(
-        spec.target, stage.launch, stage.poison, made=stage.remember, prepare=stage.prepare, choose=choose
-    )
+    capture = capturing(spec.target, stage.launch, stage.poison, made=stage.remember, prepare=stage.prepare, choose=choose)
     with np.errstate(all="ignore"), one_blas_thread(), capture:
         launcher(**inputs)
 

@@ -156,7 +156,8 @@ def gather(
     return _gather_rows(memory, rows, fill, shape) if rows else _gather_lanes(memory, terms, masks, fill)
 
 
-_QUIET_FLOAT = 30000.0
+_QUIET_FLOAT = 24576.0
+"""Finite, and exact in bf16 and fp16 too."""
 _QUIET_FP8 = 0x5B
 """A finite number in every FP8 format."""
 _QUIET_BYTES = {"i1": False, "i8": 0}

@@ -37,7 +37,7 @@ def _demand(op: Bound, message: str) -> Step:
         holds = lanes.array(condition)
         if not holds.all():
             at = int(np.argwhere(~holds)[0][0])
-            raise KernelError("launch", f"{message}, in {program(at, lanes)}", line, message)
+            raise KernelError("assertion", f"{message}, in {program(at, lanes)}", line, message)
 
     return run
 

@@ -298,10 +298,10 @@ def histogram_and_sum(x, bins, total, extremes, size, block: tl.constexpr):
 
 
 @pytest.mark.operations("tt.atomic_rmw")
-@pytest.mark.parametrize(("elements", "most"), [(1 << 20, 4096), (64, 4096), (1 << 20, 1), (1 << 20, 3)])
+@pytest.mark.parametrize(("elements", "most"), [(1 << 20, 4096), (512, 4096), (1 << 20, 1), (1 << 20, 3)])
 def test_integers_do_not_depend_on_chunks(run: Run, elements: int, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither on how many programs run at a time nor on their number."""
-    monkeypatch.setattr(engine, "LIVE_ELEMENTS", elements)
+    monkeypatch.setattr(engine, "LIVE_BYTES", elements)
     monkeypatch.setattr(engine, "MAX_CHUNK", most)
     x = integers(torch.int32, 300, 5)
     bins, total = torch.zeros(8, dtype=torch.int32), torch.zeros(1, dtype=torch.int32)

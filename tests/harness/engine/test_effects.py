@@ -16,6 +16,7 @@ import triton
 import triton.language as tl
 
 from tridiff.harness.engines.cpu.errors import KernelError
+from tridiff.harness.engines.spec import EngineSpec
 
 Run = Callable[..., None]
 
@@ -258,3 +259,27 @@ def test_barrier_as_the_dialect_gpu_has_it(run: Run) -> None:
 def test_barrier_as_triton_has_it(run: Run) -> None:
     """tl.debug_barrier from Triton 3.7 on."""
     check_barrier(run)
+
+
+@triton.jit
+def dependent(x):
+    """Of launches that may overlap: this one reads what the one before wrote."""
+    tl.extra.cuda.gdc_wait()
+    tl.store(x, tl.load(x) + 1.0)
+    tl.extra.cuda.gdc_launch_dependents()
+
+
+@pytest.mark.operations(
+    "tt.grid_dependency_wait",
+    "tt.grid_dependency_launch_dependents",
+    versions=">=3.9",
+    reason="earlier ones print inline assembly",
+)
+def test_dependent_launches(run: Run) -> None:
+    """Launches run one after the other, so there is nothing to wait for."""
+    x = torch.zeros(1)
+
+    run(dependent, (1,), x, spec=EngineSpec(target="sm_90"))
+    run(dependent, (1,), x, spec=EngineSpec(target="sm_90"))
+
+    assert x.item() == 2.0
