@@ -331,7 +331,7 @@ def test_targets_run_with_their_arguments(tmp_path: Path, variables: list[str], 
 @pytest.mark.parametrize(
     ("failing", "status", "closing"),
     [
-        ("nothing", 0, "all parts passed: format-check ruff mypy test"),
+        ("nothing", 0, "all parts passed: format-check ruff mypy test-versions test"),
         ("mypy", 1, "failed: mypy"),
         ("format-check|test", 1, "failed: format-check test"),
         ("setup", 2, "ran setup"),
@@ -360,5 +360,5 @@ def test_gate_runs_every_part_and_names_what_failed(tmp_path: Path, failing: str
     assert result.stdout.splitlines()[-1] == closing
     if failing != "setup":
         assert [line for line in result.stdout.splitlines() if line.startswith("ran ")] == [
-            f"ran {part}" for part in ("setup", "format-check", "ruff", "mypy", "test")
+            f"ran {part}" for part in ("setup", "format-check", "ruff", "mypy", "test-versions", "test")
         ]
