@@ -19,7 +19,7 @@ Conversion = Callable[[Array], Array]
 
 _OCP = {"f8E4M3FN", "f8E5M2"}
 QUIET, CANONICAL = 0x0200, 0x7FFF
-"""Bits of an fp16 NaN that a conversion sets: AMD's quiets it, NVIDIA's has one result for all NaNs."""
+"""What a conversion makes of an fp16 NaN: AMD's sets the bit that quiets it, NVIDIA's has one result for all NaNs, no sign."""
 _E5M2_LOW, _E5M2_HIGH = 0x3800, 0x57E0
 """bf16 patterns of 2^-15 and 1.75 * 2^48: the range that sm_80's conversion clamps to."""
 
@@ -154,12 +154,12 @@ def _sm80_bf16_to_e5m2(x: Array) -> Array:
 
 
 def half_toward_zero(x: Array, nan: int) -> Array:
-    """float32 cut to fp16, as its bits: what is too large gives 65504, infinities stay, a NaN has the bits `nan` set."""
+    """float32 cut to fp16, as its bits: what is too large gives 65504, infinities stay; `nan` is QUIET or CANONICAL."""
     half = x.astype(np.float16)
     bits = half.view(np.uint16)
     past = np.abs(half.astype(np.float32)) > np.abs(x)
     cut = np.where(past, bits - np.uint16(1), bits)
-    return np.where(np.isnan(x), cut | np.uint16(nan), cut)
+    return np.where(np.isnan(x), np.uint16(nan) if nan == CANONICAL else cut | np.uint16(nan), cut)
 
 
 def _f16_bits(x: Array, source: str, nan: int) -> Array:

@@ -7,17 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from tridiff.harness.engines.cpu import formats, fp8
+from tridiff.harness.engines.cpu import extremes, formats, fp8
 from tridiff.harness.engines.cpu.formats import Array
 from tridiff.harness.engines.cpu.machine import Lanes, Step
+from tridiff.harness.engines.cpu.memory import undefined
 from tridiff.harness.engines.cpu.program import Bound, Builder
 from tridiff.harness.engines.cpu.values import Mask, MixedPointer, Pointer, Sum, Value, chosen_pointer, combined, dense, grows
 
 Unary = Callable[[Array], Array]
 Binary = Callable[[Array, Array], Array]
-
-_DIVISION_BY_ZERO = {"i8": 0x7A, "i16": 0x7A7A, "i32": 0x7A7A7A7A, "i64": 0x7A7A7A7A7A7A7A7A}
-"""What an integer division by zero gives: the hardware's result is undefined, so a value that shows up downstream."""
 
 
 def _unary(function: Unary) -> Builder:
@@ -66,30 +64,50 @@ def _unsigned(function: Binary) -> Binary:
     return apply
 
 
+def _division(function: Binary) -> Builder:
+    """`function` of integers. A division by zero is undefined: it gives the poison of the run, as a masked-off load does."""
+
+    def build(op: Bound) -> Step:
+        (a, b), (out,) = op.ins, op.outs
+        element = op.result.element
+
+        def run(lanes: Lanes) -> None:
+            x, y = lanes.array(a), lanes.array(b)
+            zero = y == 0
+            if not zero.any():
+                lanes.regs[out] = function(x, y)
+                return
+            quotient = function(x, np.where(zero, y.dtype.type(1), y))
+            lanes.regs[out] = np.where(zero, undefined(element, quotient.ndim, lanes.space.poison), quotient)
+
+        return run
+
+    return not_bool(build)
+
+
 def _divide(a: Array, b: Array) -> Array:
     """Quotient rounded toward zero, as C and the hardware do; wraps for INT_MIN / -1."""
-    safe = np.where(b == 0, b.dtype.type(1), b)
-    quotient = a // safe
-    quotient = quotient + ((a % safe != 0) & ((a < 0) != (safe < 0)))
-    return np.asarray(np.where(b == 0, _by_zero(a), quotient).astype(a.dtype))
+    quotient = a // b
+    return np.asarray((quotient + ((a % b != 0) & ((a < 0) != (b < 0)))).astype(a.dtype))
 
 
-def _remainder(a: Array, b: Array) -> Array:
-    """Remainder with the sign of the dividend."""
-    safe = np.where(b == 0, b.dtype.type(1), b)
-    return np.where(b == 0, _by_zero(a), np.fmod(a, safe)).astype(a.dtype)
+def _remainder_float(op: Bound) -> Step:
+    """C's fmod, but for NVIDIA, whose back end emits x - trunc(x / y) y, in float32 for halves, with an fma: it is inexact.
 
+    A divisor that is infinite gives x.
+    """
+    if op.target.backend != "cuda":
+        return _binary(np.fmod)(op)
+    if op.result.element == "f64":
+        raise op.unsupported("float64 on NVIDIA")
 
-def _divide_unsigned(a: Array, b: Array) -> Array:
-    return np.where(b == 0, _by_zero(a), a // np.where(b == 0, b.dtype.type(1), b)).astype(a.dtype)
+    def remainder(x: Array, y: Array) -> Array:
+        quotient = np.trunc(x / y).astype(np.float64)
+        # The product is exact in float64, and the sum is rounded to odd there: one rounding in all, as of an fma.
+        fused = formats.add_to_odd(-quotient * y.astype(np.float64), x.astype(np.float64))
+        return np.where(np.isinf(y), x, fused.astype(np.float32))
 
-
-def _remainder_unsigned(a: Array, b: Array) -> Array:
-    return np.where(b == 0, _by_zero(a), a % np.where(b == 0, b.dtype.type(1), b)).astype(a.dtype)
-
-
-def _by_zero(a: Array) -> Any:
-    return a.dtype.type(_DIVISION_BY_ZERO[f"i{8 * a.dtype.itemsize}"])
+    return _binary(remainder)(op)
 
 
 def _shift_right_logical(a: Array, b: Array) -> Array:
@@ -280,10 +298,10 @@ def _fma(op: Bound) -> Step:
 def _clamp(op: Bound) -> Step:
     (x, low, high), (out,) = op.ins, op.outs
     propagate = op.operation.properties.get("propagateNan") == 0xFFFF
+    bigger, smaller = (extremes.ordered(f) for f in ((np.maximum, np.minimum) if propagate else (np.fmax, np.fmin)))
     formats.check_arithmetic(op.result.element)
 
     def run(lanes: Lanes) -> None:
-        bigger, smaller = (np.maximum, np.minimum) if propagate else (np.fmax, np.fmin)
         lanes.regs[out] = smaller(bigger(lanes.array(x), lanes.array(low)), lanes.array(high))
 
     return run
@@ -316,10 +334,6 @@ def _bits_of_fp8(op: Bound) -> Step:
     return run
 
 
-def _rsqrt(x: Array) -> Array:
-    return np.asarray((1.0 / np.sqrt(x.astype(np.float64))).astype(x.dtype))
-
-
 def _or(a: Array, b: Array) -> Array:
     return np.asarray(a | b)
 
@@ -337,10 +351,10 @@ BUILDERS: dict[str, Builder] = {
     "arith.addi": _add_int,
     "arith.subi": _binary(_subtract),
     "arith.muli": _binary(_multiply),
-    "arith.divsi": not_bool(_binary(_divide)),
-    "arith.remsi": not_bool(_binary(_remainder)),
-    "arith.divui": not_bool(_binary(_unsigned(_divide_unsigned))),
-    "arith.remui": not_bool(_binary(_unsigned(_remainder_unsigned))),
+    "arith.divsi": _division(_divide),
+    "arith.remsi": _division(np.fmod),
+    "arith.divui": _division(_unsigned(np.floor_divide)),
+    "arith.remui": _division(_unsigned(np.remainder)),
     "arith.maxsi": not_bool(_binary(np.maximum)),
     "arith.minsi": not_bool(_binary(np.minimum)),
     "arith.maxui": _binary(_unsigned(np.maximum)),
@@ -355,12 +369,12 @@ BUILDERS: dict[str, Builder] = {
     "arith.subf": _binary(np.subtract),
     "arith.mulf": _binary(np.multiply),
     "arith.divf": _binary(np.divide),
-    "arith.remf": _binary(np.fmod),
+    "arith.remf": _remainder_float,
     "arith.negf": _unary(np.negative),
-    "arith.maxnumf": _binary(np.fmax),
-    "arith.minnumf": _binary(np.fmin),
-    "arith.maximumf": _binary(np.maximum),
-    "arith.minimumf": _binary(np.minimum),
+    "arith.maxnumf": _binary(extremes.ordered(np.fmax)),
+    "arith.minnumf": _binary(extremes.ordered(np.fmin)),
+    "arith.maximumf": _binary(extremes.ordered(np.maximum)),
+    "arith.minimumf": _binary(extremes.ordered(np.minimum)),
     "arith.cmpi": _compare_int,
     "arith.cmpf": _compare_float,
     "arith.select": _select,
@@ -370,17 +384,7 @@ BUILDERS: dict[str, Builder] = {
     "tt.precise_divf": _binary(np.divide),
     "tt.precise_sqrt": _unary(np.sqrt),
     "tt.clampf": _clamp,
-    "math.exp": _unary(np.exp),
-    "math.exp2": _unary(np.exp2),
-    "math.log": _unary(np.log),
-    "math.log2": _unary(np.log2),
-    "math.sqrt": _unary(np.sqrt),
-    "math.rsqrt": _unary(_rsqrt),
     "math.absf": _absolute,
     "math.absi": not_bool(_unary(np.abs)),
-    "math.floor": _unary(np.floor),
-    "math.ceil": _unary(np.ceil),
-    "math.sin": _unary(np.sin),
-    "math.cos": _unary(np.cos),
     "math.fma": _fma,
 }

@@ -99,7 +99,8 @@ def _unsigned_to_float(op: Bound) -> Step:
 def _float_to_int(op: Bound) -> Step:
     """Toward zero, to the integer that the target's instruction makes, of which the lower bits are kept.
 
-    That instruction saturates, and makes 0 of NaN; 64 bits on AMD are a sequence that is taken to do so too.
+    That instruction saturates, and makes 0 of NaN; 64 bits on AMD are a sequence that is taken to do so too. NVIDIA's makes
+    the sign bit alone of NaN where the integer has 64 bits or the float has (PTX ISA, cvt).
     """
     signed = op.operation.name == "arith.fptosi"
     element = op.result.element
@@ -107,12 +108,15 @@ def _float_to_int(op: Bound) -> Step:
         raise op.unsupported("conversion to i1")
     made = np.dtype(_made_integer(element, op.target, signed=signed))
     limits, kept = np.iinfo(made), np.dtype(formats.COMPUTE[element])
+    lowest, highest = made.type(limits.min), made.type(limits.max)
+    sign_of_nan = op.target.backend == "cuda" and (limits.bits == 64 or op.operand(0).element == "f64")
+    of_nan = np.array([1 << limits.bits - 1 if sign_of_nan else 0], np.uint64).astype(made)
 
     def convert(values: Array) -> Array:
         x = np.trunc(np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=np.inf, neginf=-np.inf))
         inside = (x > float(limits.min) - 1) & (x < float(limits.max) + (0 if limits.bits == 64 else 1))
-        edge = np.where(x > 0, limits.max, limits.min).astype(made)
-        return np.where(inside, np.where(inside, x, 0).astype(made), edge).astype(kept)
+        integers = np.where(inside, np.where(inside, x, 0).astype(made), np.where(x > 0, highest, lowest))
+        return np.where(np.isnan(values), of_nan, integers).astype(kept)
 
     return _mapped(op, convert)
 

@@ -1,6 +1,6 @@
-"""Functions of the math dialect beyond the basic ones, and those of the vendors' libraries.
+"""Functions of the math dialect, and those of the vendors' libraries.
 
-Transcendental functions are computed in float64 and rounded: hardware differs by the ulps that its vendor documents.
+Functions of the vendors' libraries are computed in float64 and rounded: hardware differs by the ulps that its vendor documents.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from tridiff.harness.engines.cpu import formats
+from tridiff.harness.engines.cpu import formats, subnormals
 from tridiff.harness.engines.cpu.formats import Array
 from tridiff.harness.engines.cpu.machine import Lanes, Step
 from tridiff.harness.engines.cpu.program import Bound, Builder
@@ -103,7 +103,7 @@ def _extern(op: Bound) -> Step:
         return _predicate(op, _PREDICATES[name])
     if name not in _REAL or not op.result.is_float:
         raise op.unsupported(f"the external function {symbol!r}")
-    return _real(op, _REAL[name])
+    return _real(op, subnormals.flushing(_REAL[name], symbol, op.result.element, op.target))
 
 
 def _real(op: Bound, function: Function) -> Step:
@@ -129,8 +129,31 @@ def _predicate(op: Bound, function: Function) -> Step:
     return run
 
 
-def _named(name: str) -> Builder:
-    return lambda op: _real(op, _REAL[name])
+def _in_double(name: str, function: Function) -> tuple[str, Builder]:
+    """An operation that computes in float64."""
+    return name, lambda op: _real(op, subnormals.flushing(function, name, op.result.element, op.target))
+
+
+def _own(name: str, function: Function) -> tuple[str, Builder]:
+    """An operation that computes in the format that its operand is held in, which NumPy is quicker at."""
+
+    def build(op: Bound) -> Step:
+        (a,), (out,) = op.ins, op.outs
+        element = op.result.element
+        formats.check_arithmetic(element)
+        finish = formats.ROUND.get(element, np.asarray)
+        apply = subnormals.flushing(function, name, element, op.target)
+
+        def run(lanes: Lanes) -> None:
+            lanes.regs[out] = finish(apply(lanes.array(a)))
+
+        return run
+
+    return name, build
+
+
+def _rsqrt(x: Array) -> Array:
+    return np.asarray((1.0 / np.sqrt(x.astype(np.float64))).astype(x.dtype))
 
 
 def _mulhiui(op: Bound) -> Step:
@@ -168,5 +191,7 @@ BUILDERS: dict[str, Builder] = {
     "tt.extern_elementwise": _extern,
     "tt.mulhiui": _mulhiui,
     "tt.approx_divf": _approximate_division,
-    "math.erf": _named("erf"),
+    **dict([_in_double("math.erf", _REAL["erf"])]),
+    **dict(_own(f"math.{name}", getattr(np, name)) for name in ("ceil", "cos", "exp", "exp2", "floor", "log", "log2", "sin", "sqrt")),
+    **dict([_own("math.rsqrt", _rsqrt)]),
 }

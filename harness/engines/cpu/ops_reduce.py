@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from tridiff.harness.engines.cpu import formats
+from tridiff.harness.engines.cpu import extremes, formats
 from tridiff.harness.engines.cpu.control import run_blocks
 from tridiff.harness.engines.cpu.formats import Array
 from tridiff.harness.engines.cpu.ir import Operation
@@ -37,6 +37,8 @@ _UFUNCS: dict[str, np.ufunc] = {
     "arith.xori": np.bitwise_xor,
 }
 _ROUNDING = {"arith.addf", "arith.mulf"}
+_EXTREMES = {np.fmax, np.fmin, np.maximum, np.minimum}
+_FLOATS = {np.float32, np.float64}
 _OF_BOOLEANS = {"arith.addi": np.bitwise_xor, "arith.muli": np.bitwise_and}
 
 
@@ -127,7 +129,7 @@ def _reduce_known(op: Bound, axis: int, size: int, function: np.ufunc) -> Step:
     target = formats.compute_dtype(op.result.element)
 
     def run(lanes: Lanes) -> None:
-        lanes.regs[out] = function.reduce(_spread(lanes.array(a), axis, size), axis=axis).astype(target, copy=False)
+        lanes.regs[out] = extremes.reduce(function, _spread(lanes.array(a), axis, size), axis).astype(target, copy=False)
 
     return run
 
@@ -156,6 +158,8 @@ def _scan(op: Bound) -> Step:
     elements = [kind.element for kind in op.operation.result_types]
     function = _ufunc(op)
     combine = _combiner(op)
+    if function in _EXTREMES and formats.compute_dtype(elements[0]) in _FLOATS:
+        function = None  # NumPy leaves the order of zeros open
 
     def run(lanes: Lanes) -> None:
         parts = [full(lanes.array(slot), shape) for slot, shape in zip(op.ins, shapes, strict=True)]
