@@ -10,20 +10,17 @@ from tridiff.harness.engines.cpu.formats import Array
 
 Binary = Callable[[Array, Array], Array]
 
-_WINS: dict[np.ufunc, bool] = {np.fmax: False, np.maximum: False, np.fmin: True, np.minimum: True}
+_WINS: dict[np.ufunc, np.bool_] = {np.fmax: np.False_, np.maximum: np.False_, np.fmin: np.True_, np.minimum: np.True_}
 """The sign bit of the zero that such a function prefers."""
 
 
 def ordered(function: np.ufunc) -> Binary:
     """fmax, fmin (a NaN gives way) or maximum, minimum (a NaN stays), of two arrays."""
-    wins = _WINS[function]
+    sign = _WINS[function]
 
     def apply(x: Array, y: Array) -> Array:
         result: Array = function(x, y)
-        zero = result == 0
-        if not zero.any():
-            return result
-        return np.where(zero, _zero(result, _preferred(x, wins) | _preferred(y, wins), wins), result)
+        return _in_order(result, sign, lambda: _has(x, sign) | _has(y, sign))
 
     return apply
 
@@ -33,16 +30,20 @@ def reduce(function: np.ufunc, x: Array, axis: int) -> Array:
     result = np.asarray(function.reduce(x, axis=axis))
     if function not in _WINS or x.dtype.kind != "f":
         return result
+    sign = _WINS[function]
+    return _in_order(result, sign, lambda: np.asarray(_has(x, sign).any(axis=axis)))
+
+
+def _has(x: Array, sign: np.bool_) -> Array:
+    """Where `x` is the zero with that sign bit."""
+    return np.asarray((x == 0) & (np.signbit(x) == sign))
+
+
+def _in_order(result: Array, sign: np.bool_, among_operands: Callable[[], Array]) -> Array:
+    """Zeros of `result` get `sign` where such a zero is among the operands, and the other one elsewhere."""
     zero = result == 0
     if not zero.any():
         return result
-    return np.where(zero, _zero(result, _preferred(x, _WINS[function]).any(axis=axis), _WINS[function]), result)
-
-
-def _preferred(x: Array, wins: bool) -> Array:
-    return np.asarray((x == 0) & (np.signbit(x) == wins))
-
-
-def _zero(result: Array, preferred: Array, wins: bool) -> Array:
-    """Zeros with the sign bit `wins` where one of them is among the operands."""
-    return np.copysign(np.zeros_like(result), np.where(preferred == wins, -1, 1).astype(result.dtype))
+    one = result.dtype.type(1)
+    signs = np.where(among_operands() == sign, -one, one)
+    return np.where(zero, np.copysign(result.dtype.type(0), signs), result)

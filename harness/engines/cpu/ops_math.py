@@ -192,6 +192,8 @@ BUILDERS: dict[str, Builder] = {
     "tt.mulhiui": _mulhiui,
     "tt.approx_divf": _approximate_division,
     **dict([_in_double("math.erf", _REAL["erf"])]),
-    **dict(_own(f"math.{name}", getattr(np, name)) for name in ("ceil", "cos", "exp", "exp2", "floor", "log", "log2", "sin", "sqrt")),
+    **dict(
+        _own(f"math.{name}", getattr(np, name)) for name in ("ceil", "cos", "exp", "exp2", "floor", "log", "log2", "sin", "sqrt")
+    ),
     **dict([_own("math.rsqrt", _rsqrt)]),
 }

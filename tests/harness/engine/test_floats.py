@@ -19,6 +19,7 @@ import triton.language as tl
 
 from tridiff.harness.api import words
 from tridiff.harness.engines.cpu.ops_arith import _float_predicate
+from tridiff.harness.engines.spec import EngineSpec
 
 Elementwise = Callable[..., torch.Tensor]
 Torch = Callable[..., torch.Tensor]
@@ -231,9 +232,71 @@ def test_extremes(elementwise: Elementwise, function: Any, reference: Torch, dty
 
     result = elementwise(function, x, y)
 
-    # By value: which of 0.0 and -0.0 is larger is left open.
-    assert torch.equal(torch.isnan(result), torch.isnan(reference(x, y)))
-    assert torch.equal(torch.nan_to_num(result), torch.nan_to_num(reference(x, y)))
+    # 0.0 is larger than -0.0, which torch leaves open.
+    zeros = (x == 0) & (y == 0)
+    larger = function in {jit_maximum, jit_maximum_nan}
+    negative = (x.signbit() & y.signbit()) if larger else (x.signbit() | y.signbit())
+    wanted = torch.where(zeros, torch.zeros_like(x).copysign(torch.where(negative, -1.0, 1.0).to(dtype)), reference(x, y))
+    assert torch.equal(torch.isnan(result), torch.isnan(wanted))
+    assert torch.equal(bits(result[~wanted.isnan()]), bits(wanted[~wanted.isnan()]))
+
+
+@triton.jit
+def jit_zeros_in_order(x, largest, smallest, so_far):
+    values = tl.load(x + tl.arange(0, 4)[:, None] * 4 + tl.arange(0, 4)[None, :])
+    tl.store(largest + tl.arange(0, 4), tl.max(values, 1))
+    tl.store(smallest + tl.arange(0, 4), tl.min(values, 1))
+    at = tl.arange(0, 4)[:, None] * 4 + tl.arange(0, 4)[None, :]
+    tl.store(so_far + at, tl.associative_scan(values, 1, jit_maximum))
+
+
+def test_zeros_in_order(run: Callable[..., None]) -> None:
+    """In reductions and scans too: the largest of 0.0 and -0.0 is 0.0, the smallest -0.0, wherever they stand."""
+    x = torch.tensor([[-0.0, 0.0, -0.0, -0.0], [0.0, -0.0, -1.0, -0.0], [-0.0, -0.0, NAN, 1.0], [-0.0, -0.0, -0.0, -3.0]])
+    largest, smallest, so_far = torch.zeros(4), torch.zeros(4), torch.zeros(4, 4)
+
+    run(jit_zeros_in_order, (1,), x, largest, smallest, so_far)
+
+    assert list(map(repr, largest.tolist())) == ["0.0", "0.0", "1.0", "-0.0"]
+    assert list(map(repr, smallest.tolist())) == ["-0.0", "-1.0", "-0.0", "-3.0"]
+    assert [list(map(repr, row)) for row in so_far.tolist()] == [
+        ["-0.0", "0.0", "0.0", "0.0"],
+        ["0.0", "0.0", "0.0", "0.0"],
+        ["-0.0", "-0.0", "-0.0", "1.0"],
+        ["-0.0", "-0.0", "-0.0", "-0.0"],
+    ]
+
+
+@triton.jit
+def jit_remainders(x, y, out, size, block: tl.constexpr):
+    i = tl.arange(0, block)
+    tl.store(out + i, tl.load(x + i, mask=i < size) % tl.load(y + i, mask=i < size), mask=i < size)
+
+
+@pytest.mark.parametrize("dtype", [*NARROW, torch.float32], ids=str)
+def test_remainder_on_nvidia(run: Callable[..., None], dtype: torch.dtype) -> None:
+    """sm_90 computes x - trunc(x / y) y: the quotient rounded to float32, then one rounding of the rest."""
+    numbers = [7.5, -7.5, 1.0, 100.0, -0.3, 3e4, 0.1, 1.1e-4, 1 / 3]
+    x, y = crossed(numbers, dtype)
+    out = torch.zeros_like(x)
+
+    run(jit_remainders, (1,), x, y, out, x.numel(), 128, spec=EngineSpec(target="sm_90"))
+
+    quotients = (x.float() / y.float()).trunc()
+    exact = [Fraction(a) - Fraction(q) * Fraction(b) for a, b, q in zip(x.tolist(), y.tolist(), quotients.tolist(), strict=True)]
+    assert any(not 0 <= abs(rest) < abs(b) for rest, b in zip(exact, y.tolist(), strict=True))
+    wanted = torch.tensor([nearest(rest, torch.float32) if rest else 0.0 for rest in exact]).to(dtype)
+    assert torch.equal(out, wanted)
+
+
+def test_remainder_of_infinities_on_nvidia(run: Callable[..., None]) -> None:
+    """An infinite divisor gives x; a zero divisor and an infinite dividend give NaN; -0.0 becomes 0.0."""
+    x, y = torch.tensor([-1.5, 1.5, INF, -0.0, 1e30]), torch.tensor([INF, 0.0, 2.0, 1.0, 1e-30])
+    out = torch.zeros(5)
+
+    run(jit_remainders, (1,), x, y, out, 5, 8, spec=EngineSpec(target="sm_90"))
+
+    assert list(map(repr, out.tolist())) == ["-1.5", "nan", "nan", "0.0", "-inf"]
 
 
 @triton.jit

@@ -217,6 +217,25 @@ def test_sm_80_from_float32_and_bf16(run: Run) -> None:
         *(repr(2.0**-14), "0.0", repr(2.0**-15), "0.0", "-0.0"),
     ]
     assert codes(run, torch.tensor([1e30, INF, NAN, -INF], dtype=BF16), E5M2, "sm_80").tolist() == [0xFF] * 4
+    # cvt.rz.f16.f32 makes 0x7FFF of either NaN, which overflows.
+    assert codes(run, torch.tensor([NAN, -NAN]), E5M2, "sm_80").tolist() == [0x80] * 2
+
+
+def test_nvidia_has_one_nan_toward_zero(run: Run) -> None:
+    """float32 to e5m2 toward zero gives 0x7F for every NaN (cvt.rz.f16.f32; measured on an H200)."""
+    x = torch.tensor([0x7FC00000, -0x400000, 0x7F800001, -0x7FFFFF], dtype=torch.int32).view(torch.float32)
+    out = torch.zeros(4, dtype=torch.uint8).view(E5M2)
+    assert x.isnan().all()
+
+    run(toward_zero, (1,), x, out, spec=EngineSpec(target="sm_90"))
+
+    assert out.view(torch.uint8).tolist() == [0x7F] * 4
+
+
+@triton.jit
+def toward_zero(x, out):
+    i = tl.arange(0, 4)
+    tl.store(out + i, tl.load(x + i).to(tl.float8e5, fp_downcast_rounding="rtz"))
 
 
 @pytest.mark.parametrize("target", ["gfx942", "gfx950", "gfx90a", "sm_80", "sm_90"])

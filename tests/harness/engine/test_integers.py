@@ -15,6 +15,8 @@ import torch
 import triton
 import triton.language as tl
 
+from tridiff.harness.api import Arena, Poison
+
 Elementwise = Callable[..., torch.Tensor]
 Binary = Callable[[int, int], int]
 SIGNED = {8: torch.int8, 16: torch.int16, 32: torch.int32, 64: torch.int64}
@@ -370,3 +372,30 @@ def test_scalar_arguments(run: Callable[..., None], value: int, dtype: torch.dty
     run(store_scalar, (1,), result, value)
 
     assert result.tolist() == [value]
+
+
+@triton.jit
+def divisions(x, y, out, masked, size):
+    i = tl.arange(0, 8)
+    a, b = tl.load(x + i), tl.load(y + i)
+    tl.store(out + i, a // b)
+    tl.store(out + 8 + i, a % b)
+    tl.store(masked + i, tl.where(b == 0, 5, a // b), mask=i < size)
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.int32, torch.int64, torch.uint8, torch.uint32], ids=str)
+def test_division_by_zero_is_poison(run: Callable[..., None], dtype: torch.dtype) -> None:
+    """It is undefined: its value changes with the run's poison, so that a result that depends on it is found."""
+    x = torch.tensor([7, 0, 1, 9, 100, 5, 6, 8]).to(dtype)
+    y = torch.tensor([2, 0, 1, 0, 7, 5, 0, 3]).to(dtype)
+    results = []
+    for poison in (Poison.LOUD, Poison.QUIET):
+        out, masked = torch.zeros(16, dtype=dtype), torch.zeros(8, dtype=dtype)
+        run(divisions, (1,), x, y, out, masked, 8, arena=Arena(poison))
+        results.append(out.tolist())
+        assert masked.tolist() == [3, 5, 1, 5, 14, 1, 5, 2]
+
+    loud, quiet = results
+    by_zero = [divisor == 0 for divisor in y.tolist()] * 2
+    assert [a != b for a, b in zip(loud, quiet, strict=True)] == by_zero
+    assert [a for a, undefined in zip(loud, by_zero, strict=True) if not undefined] == [3, 1, 14, 1, 2, 1, 0, 2, 0, 2]
