@@ -35,7 +35,7 @@ _RESULTS = {
 
 def flushed(x: Array) -> Array:
     """Subnormal numbers as zeros of their sign. float32, or float64 that holds float32's numbers."""
-    return np.where(np.abs(x) < _SMALLEST_NORMAL, np.copysign(x.dtype.type(0), x), x)
+    return np.asarray(x * (np.abs(x) >= _SMALLEST_NORMAL))  # the product keeps the sign, and a NaN; np.where is slower
 
 
 def flushing(function: Function, name: str, element: str, target: Target) -> Function:
