@@ -255,7 +255,9 @@ class _Program:
         (arg,) = node.args
         lanes = self._converted(arg, node.kind, arg.shape)
         combine = COMBINE[name]
-        return [reduce(lambda a, b: combine(node.kind, a, b), line) for line in _lines(lanes, arg.shape, axis)]
+        results = [reduce(lambda a, b: combine(node.kind, a, b), line) for line in _lines(lanes, arg.shape, axis)]
+        # As printed, where which zero is the greater one stays open; an axis of one has nothing to combine that would do it.
+        return [result + 0.0 for result in results] if name in {"max", "min"} and is_float(node.kind) else results
 
     def _sum_rounded(self, node: Node) -> Lanes:
         (arg,) = node.args
