@@ -52,7 +52,8 @@ class DecodeAttentionCase:
     Where it all lies: `page_size` tokens per page; `page_order` and `page_sharing`, see `paging.assign_pages`; `table_tail`
     unused columns of the block table; `key_layout` and `value_layout`, see `layouts.CacheShape.strides`; `query_layout`,
     `output_layout`, `lse_layout` and `table_layout`, see `layouts.row_strides`; `gap`, elements of each gap or padding in
-    those; `far`, "pages" or "heads" where the last ones lie beyond 2^31 elements.
+    those; `lead`, elements by which queries and caches begin past a 16-byte boundary; `storage` of the caches, "large" beyond
+    2 GiB; `far`, "pages" or "heads" where the last ones lie beyond 2^31 elements.
 
     What it holds: `pattern`, `sigma`, `value_sigma`, `peak_at` and `peak_height`, see `profiles`; `seed`.
 
@@ -79,6 +80,8 @@ class DecodeAttentionCase:
     lse_layout: str = "packed"
     table_layout: str = "packed"
     gap: int = 16
+    lead: int = 0
+    storage: str = "small"
     dtype: str = "float32"
     output_dtype: str = "same"
     seq_lens_dtype: str = "int32"
@@ -124,6 +127,7 @@ _RANGES: Mapping[str, tuple[float, float]] = {
     "page_size": (1, 65536),
     "table_tail": (0, 1024),
     "gap": (1, 65536),
+    "lead": (0, 64),
     "logit_cap": (0.0, 1e6),
     "scale_factor": (profiles.MIN_SCALE_FACTOR, 10.0),
     "sigma": (0.0, profiles.MAX_SIGMA),
@@ -139,6 +143,7 @@ _CHOICES: Mapping[str, Iterable[object]] = {
     "page_sharing": paging.PAGE_SHARINGS,
     "key_layout": layouts.CACHE_LAYOUTS,
     "value_layout": layouts.CACHE_LAYOUTS,
+    "storage": layouts.STORAGES,
     "far": layouts.FAR,
     "query_layout": layouts.QUERY_LAYOUTS,
     "output_layout": layouts.ROW_LAYOUTS,
@@ -293,7 +298,15 @@ class _Caches:
         sizes: tuple[int, ...] = (self.placement.num_pages, shape.page_size, shape.num_heads, shape.width)
         if layouts.is_flat(layout):
             sizes, strides = (sizes[0] * sizes[1], *sizes[2:]), strides[1:]
-        return arena.tensor(f"{name}_cache", sizes, DTYPES[self.case.dtype], strides=strides, committed=committed)
+        return arena.tensor(
+            f"{name}_cache",
+            sizes,
+            DTYPES[self.case.dtype],
+            strides=strides,
+            committed=committed,
+            lead=self.case.lead,
+            storage_bytes=layouts.LARGE_STORAGE_BYTES if self.case.storage == "large" else 0,
+        )
 
 
 def _peaks(case: DecodeAttentionCase, pages: paging.Paging) -> list[int]:
@@ -326,7 +339,7 @@ def _query(case: DecodeAttentionCase, arena: Arena) -> torch.Tensor:
     sizes = (len(case.seq_lens), case.num_heads, case.head_dim)
     fused = case.num_kv_heads * (case.head_dim + case.head_dim_v)
     strides = layouts.row_strides(case.query_layout, sizes, gap=case.gap, fused=fused)
-    query = arena.tensor("query", sizes, DTYPES[case.dtype], strides=strides)
+    query = arena.tensor("query", sizes, DTYPES[case.dtype], strides=strides, lead=case.lead)
     return query.copy_(profiles.query_values(case.pattern, case.seed, sizes, case.num_kv_heads))
 
 

@@ -41,6 +41,13 @@ TABLE_LAYOUTS = {"packed": 3, "padded_rows": 1}
 GAPS = {16: 6, 8: 2, 1: 2, 48: 1}
 """Elements of a gap or of padding; multiples of 16 first, because Triton compiles others separately."""
 
+LEADS = {0: 14, 8: 1, 4: 1, 1: 1}
+"""Elements by which a tensor begins past a 16-byte boundary, as a slice of a fused one may: Triton compiles that separately."""
+
+STORAGES = {"small": 1, "large": 7}
+"""Whether a cache's storage exceeds 2 GiB, as production's do: on AMD Triton compiles smaller ones separately."""
+LARGE_STORAGE_BYTES = 2**31 + 2**20
+
 FAR = {"none": 14, "pages": 1, "heads": 14}
 """What lies beyond `FAR_ELEMENTS`; "pages" and "heads" are never on offer together, see `far_fits`."""
 
@@ -118,8 +125,10 @@ def row_strides(layout: str, sizes: Sequence[int], *, gap: int, fused: int = 0) 
 
 @functools.cache
 def row_fields() -> st.SearchStrategy[dict[str, Any]]:
-    """`query_layout`, `output_layout`, `lse_layout` and `table_layout`, independent of each other."""
+    """`query_layout`, `output_layout`, `lse_layout`, `table_layout`, `lead` and `storage`, independent of each other."""
     return fields(
+        lead=choose(LEADS),
+        storage=choose(STORAGES),
         query_layout=choose(QUERY_LAYOUTS),
         output_layout=choose(ROW_LAYOUTS),
         lse_layout=choose(LSE_LAYOUTS),

@@ -97,7 +97,7 @@ def test_the_simplest_preset() -> None:
             Case(num_kv_heads=2, group_size=17),
         ),
         (lambda case: case.far == "pages", Case(far="pages")),
-        (lambda case: case.head_dim_v > 64, Case(head_dim=65, head_dim_v=65)),
+        (lambda case: case.head_dim_v > 64, Case(head_dim_v=65)),
         (
             lambda case: case.key_layout == "cross_layer" and case.peak_at == "before_page",
             Case(key_layout="cross_layer", pattern="peaked", peak_at="before_page"),

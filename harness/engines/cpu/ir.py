@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from dataclasses import dataclass, field
 from pathlib import PurePath
@@ -45,10 +46,15 @@ class Location:
 
     def __str__(self) -> str:
         """`FILE:LINE` of the innermost frame that is the user's, not Triton's own library; `` when unknown."""
-        for frame in self.frames:
-            if not re.search(r"[/\\]triton[/\\]language[/\\]", frame.file):
-                return f"{PurePath(frame.file).name}:{frame.line}"
-        return f"{PurePath(self.frames[0].file).name}:{self.frames[0].line}" if self.frames else ""
+        return _spelt(self.frames)
+
+
+@functools.lru_cache(maxsize=65536)
+def _spelt(frames: tuple[Frame, ...]) -> str:
+    for frame in frames:
+        if not re.search(r"[/\\]triton[/\\]language[/\\]", frame.file):
+            return f"{PurePath(frame.file).name}:{frame.line}"
+    return f"{PurePath(frames[0].file).name}:{frames[0].line}" if frames else ""
 
 
 @dataclass(eq=False)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from tridiff.harness.engines.cpu.errors import UnsupportedOperation
-from tridiff.harness.engines.cpu.ir import Block, Operation, Region, Type
+from tridiff.harness.engines.cpu.ir import Block, Location, Operation, Region, Type
 from tridiff.harness.engines.cpu.liveness import last_uses, live_bytes, used_elsewhere
 from tridiff.harness.engines.cpu.machine import RESERVED_SLOTS, Lanes, Step
 from tridiff.harness.engines.cpu.target import Target
@@ -28,7 +28,7 @@ TERMINATORS = {
 class Body:
     """A compiled block: argument slots, steps, and its terminator with the slots it passes on.
 
-    `reads`: the slots that it needs from outside. `lines`: the source line of each step.
+    `reads`: the slots that it needs from outside. `lines`: where each step comes from.
     """
 
     label: str
@@ -37,7 +37,7 @@ class Body:
     terminator: Operation
     passed: list[int]
     reads: frozenset[int]
-    lines: list[str]
+    lines: list[Location]
     line: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -51,7 +51,7 @@ class Body:
             for at, step in enumerate(self.steps):  # noqa: B007 - read when a step raises
                 step(lanes)
         except UnsupportedOperation as error:
-            error.line = error.line or self.lines[at]
+            error.line = error.line or str(self.lines[at])
             raise
 
 
@@ -188,19 +188,19 @@ class _FunctionCompiler:
         steps, lines = self._steps(bounds, last_uses(block, kept))
         return Body(block.label, arguments, steps, last, passed, frozenset(reads - inner), lines)
 
-    def _steps(self, bounds: list[Bound], dying: list[list[str]]) -> tuple[list[Step], list[str]]:
+    def _steps(self, bounds: list[Bound], dying: list[list[str]]) -> tuple[list[Step], list[Location]]:
         """A step an operation, and one more where tensors are not needed any longer: their memory serves the next.
 
-        With the source line of each step.
+        With where each step comes from.
         """
         steps: list[Step] = []
-        lines: list[str] = []
+        lines: list[Location] = []
         for bound, names in zip(bounds, dying, strict=False):  # the terminator, which has no step, ends the block anyway
             steps.append(self._step(bound))
             slots = [self._slots[name] for name in names if name in self._tensors]
             if slots:
                 steps.append(_drop(slots))
-            lines += [bound.line] * (len(steps) - len(lines))
+            lines += [bound.operation.location] * (len(steps) - len(lines))
         return steps, lines
 
     def _bind(self, operation: Operation) -> Bound:

@@ -33,6 +33,11 @@ FORMATS = {
     torch.int32: tl.int32,
     torch.int64: tl.int64,
 }
+CAST_FORMATS = [
+    pytest.param(torch.float16, marks=pytest.mark.operations("tt.bitcast"), id="float16"),
+    pytest.param(torch.int8, id="int8"),  # bytes already: Triton 3.8 has nothing to cast
+    *(pytest.param(dtype, id=str(dtype)) for dtype in FORMATS if dtype not in {torch.float16, torch.int8}),
+]
 
 
 @triton.jit
@@ -67,9 +72,9 @@ def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
     return a.dtype == b.dtype and torch.equal(torch.nan_to_num(a, nan=12.0), torch.nan_to_num(b, nan=12.0))
 
 
-@pytest.mark.operations("tt.bitcast", "tt.addptr", "tt.load")
+@pytest.mark.operations("tt.addptr", "tt.load")
 @pytest.mark.parametrize("start", range(9))
-@pytest.mark.parametrize("dtype", FORMATS, ids=str)
+@pytest.mark.parametrize("dtype", CAST_FORMATS)
 def test_bytes_read_in_another_format(run: Run, dtype: torch.dtype, start: int) -> None:
     """Aligned or not, as rows and as lanes with a stride that keeps or changes the alignment."""
     cache, size = random_bytes(256), dtype.itemsize
@@ -85,9 +90,9 @@ def test_bytes_read_in_another_format(run: Run, dtype: torch.dtype, start: int) 
     assert same_bits(out[:13], cache[start : start + 13 * size].clone().view(dtype))
 
 
-@pytest.mark.operations("tt.bitcast", "tt.store")
+@pytest.mark.operations("tt.store")
 @pytest.mark.parametrize("start", [0, 1, 4, 7])
-@pytest.mark.parametrize("dtype", FORMATS, ids=str)
+@pytest.mark.parametrize("dtype", CAST_FORMATS)
 def test_bytes_written_in_another_format(run: Run, dtype: torch.dtype, start: int) -> None:
     """The bytes on both sides stay."""
     cache = random_bytes(64)

@@ -243,7 +243,9 @@ def _safe(node: Node, args: list[str]) -> str:
 
 def _scan(node: Node, args: list[str]) -> str:
     name = {"sum": "cumsum", "prod": "cumprod"}[node.value[0]]
-    return f"tl.{name}({args[0]}, axis={node.value[1]}{', reverse=True' if node.value[2] else ''})"
+    text = f"tl.{name}({args[0]}, axis={node.value[1]}{', reverse=True' if node.value[2] else ''})"
+    # Triton 3.9 widens the operand of a product, of which the low bits are the same.
+    return f"{text}.to(tl.{node.kind})" if name == "cumprod" else text
 
 
 _NODES: dict[str, Callable[[Node, list[str]], str]] = {
