@@ -196,7 +196,8 @@ def _cases(
     drawn |= draw(layouts.row_fields())
     elements = sum(shape.elements(drawn[f"{name}_layout"], drawn["gap"]) for name, shape in (("key", key), ("value", value)))
     drawn |= draw(_types(narrow=elements * 4 > budget.cache_bytes))
-    return DecodeAttentionCase(**drawn, platform=draw(choose(PLATFORMS)), seed=draw(choose(SEEDS)))
+    platform, seed = draw(choose(PLATFORMS)), draw(choose(SEEDS))
+    return DecodeAttentionCase(**drawn, platform=platform, seed=seed, **layouts.placement_fields(seed))
 
 
 _NARROW = 2

@@ -97,7 +97,7 @@ def test_the_simplest_preset() -> None:
             Case(num_kv_heads=2, group_size=17),
         ),
         (lambda case: case.far == "pages", Case(far="pages")),
-        (lambda case: case.head_dim_v > 64, Case(head_dim_v=65)),
+        (lambda case: case.head_dim_v > 64, Case(head_dim=65, head_dim_v=65)),
         (
             lambda case: case.key_layout == "cross_layer" and case.peak_at == "before_page",
             Case(key_layout="cross_layer", pattern="peaked", peak_at="before_page"),
@@ -229,6 +229,9 @@ TRIGGERS: dict[str, Predicate] = {
     "peak at a tile": lambda c: c.pattern == "peaked" and c.peak_at.endswith("tile"),
     "identical keys": lambda c: c.pattern == "identical",
     "huge norms": lambda c: c.sigma == 100.0,
+    "a misaligned tensor": lambda c: c.lead % 8,
+    "storage beyond 2 GiB": lambda c: c.storage == "large",
+    "storage within 2 GiB": lambda c: c.storage == "small",
     "int64 lengths": lambda c: c.seq_lens_dtype == "int64",
     "float16": lambda c: c.dtype == "float16",
     "other platform": lambda c: c.platform == "cuda",
