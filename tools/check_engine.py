@@ -111,7 +111,7 @@ def _report(console: Console, outcomes: list[Outcome]) -> None:
 
 def _defects(console: Console, count: int) -> int:
     from random_kernels.defects import DEFECTS, planted  # noqa: PLC0415 - once the path is set
-    from random_kernels.searching import search  # noqa: PLC0415
+    from random_kernels.searching import search  # noqa: PLC0415 - once the path is set
 
     missed = 0
     with tempfile.TemporaryDirectory() as folder:

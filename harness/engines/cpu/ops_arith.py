@@ -53,7 +53,9 @@ def _same(x: Array) -> Array:
     return x
 
 
-def _unsigned(function: Binary) -> Binary:
+def unsigned(function: Binary) -> Binary:
+    """`function` of the same bits read as unsigned integers; booleans as they are."""
+
     def apply(a: Array, b: Array) -> Array:
         kind = f"u{a.dtype.itemsize}"
         if a.dtype == np.bool_:
@@ -352,12 +354,12 @@ BUILDERS: dict[str, Builder] = {
     "arith.muli": _binary(_multiply),
     "arith.divsi": _division(_divide),
     "arith.remsi": _division(np.fmod),
-    "arith.divui": _division(_unsigned(np.floor_divide)),
-    "arith.remui": _division(_unsigned(np.remainder)),
+    "arith.divui": _division(unsigned(np.floor_divide)),
+    "arith.remui": _division(unsigned(np.remainder)),
     "arith.maxsi": not_bool(_binary(np.maximum)),
     "arith.minsi": not_bool(_binary(np.minimum)),
-    "arith.maxui": _binary(_unsigned(np.maximum)),
-    "arith.minui": _binary(_unsigned(np.minimum)),
+    "arith.maxui": _binary(unsigned(np.maximum)),
+    "arith.minui": _binary(unsigned(np.minimum)),
     "arith.andi": _and,
     "arith.ori": _binary(_or),
     "arith.xori": _binary(np.bitwise_xor),

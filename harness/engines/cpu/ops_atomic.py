@@ -16,19 +16,12 @@ from tridiff.harness.engines.cpu.errors import KernelError
 from tridiff.harness.engines.cpu.formats import Array
 from tridiff.harness.engines.cpu.machine import Lanes, Step
 from tridiff.harness.engines.cpu.memory import Memory, OutOfBounds, active_cells, undefined
+from tridiff.harness.engines.cpu.ops_arith import unsigned
 from tridiff.harness.engines.cpu.ops_memory import accesses, bounds_error, mask_terms, pointer_in
 from tridiff.harness.engines.cpu.program import Bound, Builder
 
 Update = Callable[[Array, Array], Array]
 """New content from the old content and the operand, both in compute representation."""
-
-
-def _unsigned(function: Update) -> Update:
-    def apply(old: Array, value: Array) -> Array:
-        kind = f"u{old.dtype.itemsize}"
-        return function(old.view(kind), value.view(kind)).view(old.dtype)
-
-    return apply
 
 
 _UPDATES: dict[int, Update] = {
@@ -39,8 +32,8 @@ _UPDATES: dict[int, Update] = {
     5: np.add,
     6: np.maximum,
     7: np.minimum,
-    8: _unsigned(np.maximum),
-    9: _unsigned(np.minimum),
+    8: unsigned(np.maximum),
+    9: unsigned(np.minimum),
     10: lambda _, value: value,
 }
 """By the attribute atomic_rmw_op: and, or, xor, add, fadd, max, min, umax, umin, xchg."""

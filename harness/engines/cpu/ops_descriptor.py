@@ -15,6 +15,7 @@ from tridiff.harness.engines.cpu import formats, memory
 from tridiff.harness.engines.cpu.formats import Array
 from tridiff.harness.engines.cpu.machine import Lanes, Step
 from tridiff.harness.engines.cpu.memory import OutOfBounds, active_cells
+from tridiff.harness.engines.cpu.ops_arith import unsigned
 from tridiff.harness.engines.cpu.ops_atomic import Update, in_turn
 from tridiff.harness.engines.cpu.ops_memory import bounds_error, pointer_in
 from tridiff.harness.engines.cpu.program import Bound, Builder
@@ -147,14 +148,6 @@ _UPDATES: dict[int, Update] = {
 """By the attribute kind: add, min, max, and, or, xor (4 and 5, inc and dec, have no name in the language)."""
 
 
-def _unsigned(function: Update) -> Update:
-    def apply(old: Array, value: Array) -> Array:
-        kind = f"u{old.dtype.itemsize}"
-        return function(old.view(kind), value.view(kind)).view(old.dtype)
-
-    return apply
-
-
 def _reduce(op: Bound) -> Step:
     """Combines a block with memory, element by element, atomically."""
     shape = op.operand(1).shape
@@ -163,7 +156,7 @@ def _reduce(op: Bound) -> Step:
         raise op.unsupported(f"kind {kind}")
     formats.check_arithmetic(op.operand(1).element)
     # Which integers are unsigned is known from the descriptor alone.
-    update = _unsigned(_UPDATES[kind]) if re.search(r"xui\d+>", op.operand(0).element) else _UPDATES[kind]
+    update = unsigned(_UPDATES[kind]) if re.search(r"xui\d+>", op.operand(0).element) else _UPDATES[kind]
 
     def run(lanes: Lanes) -> None:
         descriptor = _described(lanes, op.ins[0], op)

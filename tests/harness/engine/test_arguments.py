@@ -135,7 +135,7 @@ def test_variadic_arguments() -> None:
 
 
 @triton.jit
-def variadic(out, *rest):  # noqa: ANN002
+def variadic(out, *rest):  # noqa: ANN002 - arguments of jit functions have no Python type
     tl.store(out, tl.load(rest[0]) + tl.load(rest[1]))
 
 

@@ -175,7 +175,7 @@ def test_print(run: Run, caplog: pytest.LogCaptureFixture) -> None:
 
 
 @triton.jit
-def show_one(x, hex: tl.constexpr):  # noqa: A002
+def show_one(x, hex: tl.constexpr):  # noqa: A002 - as device_print calls it
     tl.device_print("value", tl.load(x), hex=hex)
 
 
