@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from hypothesis import strategies as st
 
-from tridiff.harness.api import Arena, Inputs, Op, require, require_one_of, require_range
+from tridiff.harness.api import Arena, Domain, Inputs, Op, require, require_one_of, require_range
 from tridiff.strategies import layouts, paging, profiles
 from tridiff.strategies.budget import LARGE_PAGES, TYPICAL, Budget
 from tridiff.strategies.dims import head_dims
@@ -28,7 +28,7 @@ from tridiff.strategies.models import GQA_MODELS, model_shapes
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 SEQ_LENS_DTYPES = {"int32": torch.int32, "int64": torch.int64}
 SEEDS = evenly(range(256))
-PLATFORMS = {"hip": 5, "cuda": 1}
+PLATFORMS = ("hip", "cuda")
 NUM_KV_SPLITS = evenly((1, 2, 3, 4, 5, 8, 16, 64, 264))
 
 DTYPE_WEIGHTS = {"float32": 3, "bfloat16": 5, "float16": 2}
@@ -162,14 +162,14 @@ _FAR_NEEDS = {
 }
 
 
-def cases() -> st.SearchStrategy[DecodeAttentionCase]:
-    """Cases over the whole contract, within `TYPICAL`; shrinks towards `DecodeAttentionCase()`."""
-    return _cases(_shapes(TYPICAL), paging.PAGE_SIZES, TYPICAL)
+def cases(domain: Domain) -> st.SearchStrategy[DecodeAttentionCase]:
+    """Cases over the whole of `domain`, within `TYPICAL`; shrinks towards `DecodeAttentionCase()`."""
+    return _cases(domain, _shapes(TYPICAL), paging.PAGE_SIZES, TYPICAL)
 
 
-def preset_cases() -> st.SearchStrategy[DecodeAttentionCase]:
+def preset_cases(domain: Domain) -> st.SearchStrategy[DecodeAttentionCase]:
     """Cases with the dimensions of real models and the page sizes that serve them, within `LARGE_PAGES`."""
-    return _cases(model_shapes(GQA_MODELS), paging.MODEL_PAGE_SIZES, LARGE_PAGES)
+    return _cases(domain, model_shapes(GQA_MODELS), paging.MODEL_PAGE_SIZES, LARGE_PAGES)
 
 
 @st.composite
@@ -182,7 +182,7 @@ def _shapes(draw: st.DrawFn, budget: Budget) -> dict[str, Any]:
 
 @st.composite
 def _cases(
-    draw: st.DrawFn, shapes: st.SearchStrategy[dict[str, Any]], page_sizes: Weights[int], budget: Budget
+    draw: st.DrawFn, domain: Domain, shapes: st.SearchStrategy[dict[str, Any]], page_sizes: Weights[int], budget: Budget
 ) -> DecodeAttentionCase:
     """Draws in the order in which fields should become simple: values, shape, lengths and pages, layouts, dtypes.
 
@@ -196,8 +196,8 @@ def _cases(
     drawn |= draw(layouts.row_fields())
     elements = sum(shape.elements(drawn[f"{name}_layout"], drawn["gap"]) for name, shape in (("key", key), ("value", value)))
     drawn |= draw(_types(narrow=elements * 4 > budget.cache_bytes))
-    platform, seed = draw(choose(PLATFORMS)), draw(choose(SEEDS))
-    return DecodeAttentionCase(**drawn, platform=platform, seed=seed, **layouts.placement_fields(seed))
+    seed = draw(choose(SEEDS))
+    return DecodeAttentionCase(**drawn, platform=domain.platform, seed=seed, **layouts.placement_fields(seed))
 
 
 _NARROW = 2

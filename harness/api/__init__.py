@@ -19,7 +19,7 @@ from tridiff.harness.api.findings import (
     rank,
     target_family,
 )
-from tridiff.harness.api.op import Expected, Fault, Inputs, Kernel, Op, Patch, Reference, Verdict
+from tridiff.harness.api.op import Domain, Expected, Fault, Inputs, Kernel, Op, Patch, Reference, Verdict
 from tridiff.harness.api.poison import RAW, Poison, Zone, pattern
 from tridiff.harness.api.values import gaussian, integers, permutation, uniform, words
 
@@ -32,6 +32,7 @@ __all__ = [
     "CaseError",
     "Clean",
     "Damage",
+    "Domain",
     "Expected",
     "Failure",
     "Fault",

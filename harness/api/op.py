@@ -17,20 +17,36 @@ Inputs = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
+class Domain:
+    """The part of an Op's contract from which Cases are drawn. It narrows a strategy; drawn Cases are never filtered by it.
+
+    `target`: the GPU architecture that kernels are compiled for, "gfx942" or "sm_90", say: it has some number formats and
+    lacks others.
+    """
+
+    target: str
+
+    @property
+    def platform(self) -> str:
+        """The vendor's platform, "hip" or "cuda"."""
+        return "cuda" if self.target.startswith("sm_") else "hip"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Op:
     """A contract: what goes in, what comes out, what may be written.
 
     `name`: lower-case identifier, also the name of the family's modules.
     `case`: the frozen dataclass of its Cases.
-    `strategy`: () -> strategy of Cases over the whole contract.
-    `presets`: () -> strategy of Cases whose dimensions are those of real models; drawn first in a run.
+    `strategy`: (domain) -> strategy of Cases over the whole of `domain`.
+    `presets`: (domain) -> strategy of Cases whose dimensions are those of real models; drawn first in a run.
     `build`: (case, arena) -> Inputs; deterministic, allocates every tensor through the arena and declares what is written.
     """
 
     name: str
     case: type[Any]
-    strategy: Callable[[], SearchStrategy[Any]]
-    presets: Callable[[], SearchStrategy[Any]]
+    strategy: Callable[[Domain], SearchStrategy[Any]]
+    presets: Callable[[Domain], SearchStrategy[Any]]
     build: Callable[[Any, Arena], Inputs]
 
 

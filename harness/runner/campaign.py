@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, Phase, Verbosity
 from hypothesis.errors import Flaky
 from hypothesis.strategies import SearchStrategy
 
-from tridiff.harness.api import Finding, Found, Outcome
+from tridiff.harness.api import Domain, Finding, Found, Outcome
 from tridiff.harness.engines.spec import EngineSpec
 from tridiff.harness.registry import Registry, builtin
 from tridiff.harness.runner.events import CaseDone, FindingMinimal, FindingSeen, KernelDone, Listener
@@ -88,8 +88,9 @@ class Campaign:
         started = time.monotonic()
         deadline = None if self.budget.seconds is None else started + self.budget.seconds
         op = self.registry.op(self.registry.kernel(self.ref.kernel).op)
-        general = op.strategy()
-        self._hunt_all(op.presets(), self._preset_examples(), _fraction(started, deadline, PRESET_SHARE), general)
+        domain = Domain(target=self.spec.target)
+        general = op.strategy(domain)
+        self._hunt_all(op.presets(domain), self._preset_examples(), _fraction(started, deadline, PRESET_SHARE), general)
         self._hunt_all(general, self.budget.examples, deadline)
         self.listener(KernelDone(kernel=self.ref.kernel))
         return self.findings

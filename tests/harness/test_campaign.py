@@ -16,7 +16,7 @@ from hypothesis.strategies import SearchStrategy
 from toy.family import registry
 from toy.strategies.scale import ScaleCase, cases
 
-from tridiff.harness.api import Clean, Finding, Found, Outcome, Skipped, Unsupported
+from tridiff.harness.api import Clean, Domain, Finding, Found, Outcome, Skipped, Unsupported
 from tridiff.harness.engines.spec import EngineSpec
 from tridiff.harness.registry import Registry
 from tridiff.harness.runner import campaign as module
@@ -474,7 +474,7 @@ def test_bug_of_a_strategy_is_not_swallowed(stage: Stage) -> None:
             raise LookupError(case.columns)
         return case
 
-    known.ops["scale"] = dataclasses.replace(known.op("scale"), strategy=lambda: cases().map(broken))
+    known.ops["scale"] = dataclasses.replace(known.op("scale"), strategy=lambda domain: cases(domain).map(broken))
     run = Campaign(KernelRef(kernel="scale"), EngineSpec(), 0, Budget(examples=100), lambda _event: None, known)
 
     with pytest.raises(LookupError):
@@ -483,10 +483,10 @@ def test_bug_of_a_strategy_is_not_swallowed(stage: Stage) -> None:
     assert stage.cases
 
 
-def unsteady() -> SearchStrategy[ScaleCase]:
+def unsteady(domain: Domain) -> SearchStrategy[ScaleCase]:
     """A strategy that never gives the same case twice."""
     counter = itertools.count()
-    return cases().map(lambda case: dataclasses.replace(case, seed=next(counter)))
+    return cases(domain).map(lambda case: dataclasses.replace(case, seed=next(counter)))
 
 
 def test_strategy_that_fails_once_is_not_swallowed(stage: Stage) -> None:
@@ -500,7 +500,7 @@ def test_strategy_that_fails_once_is_not_swallowed(stage: Stage) -> None:
             raise LookupError
         return case
 
-    known.ops["scale"] = dataclasses.replace(known.op("scale"), strategy=lambda: cases().map(broken))
+    known.ops["scale"] = dataclasses.replace(known.op("scale"), strategy=lambda domain: cases(domain).map(broken))
 
     with pytest.raises(Flaky):
         Campaign(KernelRef(kernel="scale"), EngineSpec(), 0, Budget(examples=100), lambda _event: None, known).run()

@@ -18,7 +18,7 @@ import torch
 from hypothesis import HealthCheck, find, given, settings
 from hypothesis import strategies as st
 
-from tridiff.harness.api import Arena, CaseError, Poison, Zone, from_json, pattern, to_json
+from tridiff.harness.api import Arena, CaseError, Domain, Poison, Zone, from_json, pattern, to_json
 from tridiff.strategies.decode_attention import OP, DecodeAttentionCase, build, cases, preset_cases
 
 Case = DecodeAttentionCase
@@ -28,12 +28,12 @@ QUIETLY = settings(database=None, deadline=None, derandomize=True, suppress_heal
 
 
 @functools.cache
-def drawn(strategy: Callable[[], st.SearchStrategy[Case]], count: int) -> tuple[Case, ...]:
+def drawn(strategy: Callable[[Domain], st.SearchStrategy[Case]], count: int, target: str = "gfx942") -> tuple[Case, ...]:
     """`count` cases, the same in every run."""
     seen: list[Case] = []
 
     @settings(QUIETLY, max_examples=count)
-    @given(strategy())
+    @given(strategy(Domain(target=target)))
     def collect(case: Case) -> None:
         seen.append(case)
 
@@ -41,10 +41,13 @@ def drawn(strategy: Callable[[], st.SearchStrategy[Case]], count: int) -> tuple[
     return tuple(seen)
 
 
-def shortest(condition: Predicate, strategy: Callable[[], st.SearchStrategy[Case]] = cases) -> Case:
+def shortest(condition: Predicate, strategy: Callable[[Domain], st.SearchStrategy[Case]] = cases, target: str = "gfx942") -> Case:
     """Find what Hypothesis shrinks to."""
     return find(
-        strategy(), condition, settings=settings(QUIETLY, max_examples=3000, report_multiple_bugs=False), random=random.Random(1)
+        strategy(Domain(target=target)),
+        condition,
+        settings=settings(QUIETLY, max_examples=3000, report_multiple_bugs=False),
+        random=random.Random(1),
     )
 
 
@@ -150,7 +153,7 @@ def test_far_pages_exclude_outermost_heads() -> None:
 
 
 @pytest.mark.parametrize("strategy", [cases, preset_cases])
-def test_cases_survive_json(strategy: Callable[[], st.SearchStrategy[Case]]) -> None:
+def test_cases_survive_json(strategy: Callable[[Domain], st.SearchStrategy[Case]]) -> None:
     """Through text and back, equal field by field."""
     for case in drawn(strategy, 500 if strategy is cases else 200):
         assert from_json(Case, json.loads(json.dumps(to_json(case)))) == case
@@ -160,7 +163,7 @@ def test_cases_survive_json(strategy: Callable[[], st.SearchStrategy[Case]]) -> 
 
 
 @pytest.mark.parametrize(("strategy", "count", "mebibytes"), [(cases, 500, 16), (preset_cases, 200, 32)])
-def test_budgets_hold(strategy: Callable[[], st.SearchStrategy[Case]], count: int, mebibytes: int) -> None:
+def test_budgets_hold(strategy: Callable[[Domain], st.SearchStrategy[Case]], count: int, mebibytes: int) -> None:
     """Multiply-adds and memory, scratch included, stay below their limits in every case."""
     sample = drawn(strategy, count)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from hypothesis import strategies as st
 
-from tridiff.harness.api import Arena, Inputs, Op, gaussian, require_range
+from tridiff.harness.api import Arena, Domain, Inputs, Op, gaussian, require_range
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +27,7 @@ class ScaleCase:
         require_range("columns", self.columns, 1, 1000)
 
 
-def cases() -> st.SearchStrategy[ScaleCase]:
+def cases(_domain: Domain) -> st.SearchStrategy[ScaleCase]:
     """Cases over the whole contract; the smallest is `ScaleCase()`."""
     factors = st.sampled_from((1.0, 2.0, -0.5))
     return st.builds(
@@ -40,7 +40,7 @@ def cases() -> st.SearchStrategy[ScaleCase]:
     )
 
 
-def presets() -> st.SearchStrategy[ScaleCase]:
+def presets(_domain: Domain) -> st.SearchStrategy[ScaleCase]:
     """Two rows of 8 or 16 columns."""
     columns = st.sampled_from((8, 16))
     return st.builds(ScaleCase, rows=st.just(2), columns=columns, seed=st.integers(0, 99), preset=st.sampled_from((True,)))
