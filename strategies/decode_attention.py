@@ -1,6 +1,7 @@
 """The Op `decode_attention`: softmax attention of one query token per row over a paged cache, with the log-sum-exp.
 
-Multi-head and grouped-query attention: keys and values lie in caches of their own. The case, its strategy, the presets of
+Multi-head and grouped-query attention, where keys and values lie in caches of their own, and latent attention (MLA), where
+the values are the first columns of the keys; caches of the query's dtype or in FP8. The case, its strategy and the presets of
 real models, and the inputs.
 """
 
@@ -16,17 +17,19 @@ import torch
 from hypothesis import strategies as st
 
 from tridiff.harness.api import Arena, Domain, Inputs, Op, require, require_one_of, require_range
-from tridiff.strategies import layouts, paging, profiles
+from tridiff.strategies import fp8, layouts, paging, profiles
 from tridiff.strategies.budget import LARGE_PAGES, TYPICAL, Budget
-from tridiff.strategies.dims import head_dims
+from tridiff.strategies.caches import Pool
+from tridiff.strategies.dims import head_dims, latent_dims
 from tridiff.strategies.draws import Weights, choose, evenly, fields
-from tridiff.strategies.heads import heads
+from tridiff.strategies.heads import heads, latent_heads
 from tridiff.strategies.layouts import CacheShape
 from tridiff.strategies.lengths import seq_lens
-from tridiff.strategies.models import GQA_MODELS, model_shapes
+from tridiff.strategies.models import GQA_MODELS, MLA_MODELS, model_shapes
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 SEQ_LENS_DTYPES = {"int32": torch.int32, "int64": torch.int64}
+CACHE_DTYPES = ("same", *fp8.DTYPES)
 SEEDS = evenly(range(256))
 PLATFORMS = ("hip", "cuda")
 NUM_KV_SPLITS = evenly((1, 2, 3, 4, 5, 8, 16, 64, 264))
@@ -34,6 +37,10 @@ NUM_KV_SPLITS = evenly((1, 2, 3, 4, 5, 8, 16, 64, 264))
 DTYPE_WEIGHTS = {"float32": 3, "bfloat16": 5, "float16": 2}
 NARROW_DTYPES = {"bfloat16": 5, "float16": 2}
 OUTPUT_DTYPES = {"same": 3, "float32": 1}
+SAME_DTYPE = {"same": 17}
+K_SCALES = {scale: 3 if scale in {0.37, 1.7} else 1 for scale in fp8.SCALES}
+V_SCALES = {scale: 2 if scale in {0.37, 1.7} else 1 for scale in fp8.SCALES}
+MLA = {False: 13, True: 8}
 SEQ_LENS_DTYPE_WEIGHTS = {"int32": 3, "int64": 1}
 
 _MAX_ROWS = 256
@@ -47,7 +54,8 @@ class DecodeAttentionCase:
     What the call computes: `num_kv_heads` KV heads, each shared by `group_size` query heads; `head_dim` (Lk) and
     `head_dim_v` (Lv); `seq_lens`, the keys of each row; `num_kv_splits`; `logit_cap`, 0 for none; `scale_factor`, by which
     sm_scale exceeds 1 / sqrt(Lk); `dtype` of queries and caches, `output_dtype` ("same" or "float32"), `seq_lens_dtype`;
-    `platform`, whose tile rules apply.
+    `cache_dtype`, "same" or an FP8 format, and with the latter `k_scale` and `v_scale`, by which codes are multiplied;
+    `is_mla`, whether values are the first `head_dim_v` columns of the keys; `platform`, whose tile rules apply.
 
     Where it all lies: `page_size` tokens per page; `page_order` and `page_sharing`, see `paging.assign_pages`; `table_tail`
     unused columns of the block table; `key_layout` and `value_layout`, see `layouts.CacheShape.strides`; `query_layout`,
@@ -82,7 +90,11 @@ class DecodeAttentionCase:
     gap: int = 16
     lead: int = 0
     storage: str = "small"
+    is_mla: bool = False
     dtype: str = "float32"
+    cache_dtype: str = "same"
+    k_scale: float = 1.0
+    v_scale: float = 1.0
     output_dtype: str = "same"
     seq_lens_dtype: str = "int32"
     logit_cap: float = 0.0
@@ -106,6 +118,33 @@ class DecodeAttentionCase:
             require_range(f"seq_lens[{row}]", length, 0, _MAX_LENGTH)
         fits = layouts.far_fits(self.far, self.key_layout, self.value_layout, self.num_kv_heads)
         require(fits, f"far={self.far!r}: must be combined with {_FAR_NEEDS.get(self.far)}")
+        self._check_scales()
+        if self.is_mla:
+            self._check_mla()
+
+    def _check_scales(self) -> None:
+        if self.cache_dtype == "same":
+            for field in ("k_scale", "v_scale"):
+                scale = getattr(self, field)
+                require(scale == 1.0, f"{field}={scale}: must be 1.0 unless cache_dtype is an FP8 format")
+            return
+        largest = fp8.LARGEST[self.cache_dtype] * max(self.k_scale, self.v_scale)
+        require(
+            largest <= torch.finfo(DTYPES[self.dtype]).max,
+            f"k_scale={self.k_scale}, v_scale={self.v_scale}: {self.cache_dtype} times that overflows {self.dtype}",
+        )
+
+    def _check_mla(self) -> None:
+        for field, other in (("v_scale", "k_scale"), ("value_layout", "key_layout")):
+            value, needed = getattr(self, field), getattr(self, other)
+            require(
+                value == needed, f"{field}={value!r}: must be {other}={needed!r} with is_mla, where values are part of the keys"
+            )
+        require(self.num_kv_heads == 1, f"num_kv_heads={self.num_kv_heads}: must be 1 with is_mla")
+        require(
+            self.head_dim_v <= self.head_dim,
+            f"head_dim_v={self.head_dim_v}: must be at most head_dim={self.head_dim} with is_mla",
+        )
 
     @property
     def num_heads(self) -> int:
@@ -130,6 +169,8 @@ _RANGES: Mapping[str, tuple[float, float]] = {
     "lead": (0, 64),
     "logit_cap": (0.0, 1e6),
     "scale_factor": (profiles.MIN_SCALE_FACTOR, 10.0),
+    "k_scale": (2.0**-30, 2.0**10),
+    "v_scale": (2.0**-30, 2.0**10),
     "sigma": (0.0, profiles.MAX_SIGMA),
     "value_sigma": (0.0, profiles.MAX_SIGMA),
     "peak_height": (0.0, profiles.MAX_HEIGHT),
@@ -150,6 +191,7 @@ _CHOICES: Mapping[str, Iterable[object]] = {
     "lse_layout": layouts.LSE_LAYOUTS,
     "table_layout": layouts.TABLE_LAYOUTS,
     "dtype": DTYPES,
+    "cache_dtype": CACHE_DTYPES,
     "output_dtype": OUTPUT_DTYPES,
     "seq_lens_dtype": SEQ_LENS_DTYPES,
     "pattern": profiles.PATTERNS,
@@ -164,20 +206,25 @@ _FAR_NEEDS = {
 
 def cases(domain: Domain) -> st.SearchStrategy[DecodeAttentionCase]:
     """Cases over the whole of `domain`, within `TYPICAL`; shrinks towards `DecodeAttentionCase()`."""
-    return _cases(domain, _shapes(TYPICAL), paging.PAGE_SIZES, TYPICAL)
+    return _cases(domain, _shapes(domain.platform, TYPICAL), paging.PAGE_SIZES, TYPICAL)
 
 
 def preset_cases(domain: Domain) -> st.SearchStrategy[DecodeAttentionCase]:
     """Cases with the dimensions of real models and the page sizes that serve them, within `LARGE_PAGES`."""
-    return _cases(domain, model_shapes(GQA_MODELS), paging.MODEL_PAGE_SIZES, LARGE_PAGES)
+    return _cases(domain, model_shapes(PRESETS), paging.MODEL_PAGE_SIZES, LARGE_PAGES)
+
+
+PRESETS = dict.fromkeys(GQA_MODELS, 2) | dict.fromkeys(MLA_MODELS, 3)
 
 
 @st.composite
-def _shapes(draw: st.DrawFn, budget: Budget) -> dict[str, Any]:
-    """Head counts and widths; many heads leave room for small widths only."""
-    counts = draw(heads())
+def _shapes(draw: st.DrawFn, platform: str, budget: Budget) -> dict[str, Any]:
+    """`is_mla`, head counts and widths; many heads leave room for small widths only."""
+    is_mla = draw(choose(MLA))
+    counts = draw(latent_heads() if is_mla else heads())
     max_sum = budget.row_width // (counts["num_kv_heads"] * counts["group_size"])
-    return counts | draw(head_dims(max_sum=max_sum))
+    dims = latent_dims(max_sum=max_sum, platform=platform) if is_mla else head_dims(max_sum=max_sum)
+    return {"is_mla": is_mla} | counts | draw(dims)
 
 
 @st.composite
@@ -191,11 +238,17 @@ def _cases(
     drawn = draw(profiles.profile_fields()) | draw(shapes)
     drawn |= draw(_extents(drawn, page_sizes, budget))
     drawn |= draw(paging.paging_fields())
-    key, value = _cache_shapes(drawn, paging.pool_size(drawn["seq_lens"], drawn["page_size"]))
-    drawn |= draw(layouts.cache_fields(key, value, elements=budget.cache_bytes // _NARROW))
+    caches = _cache_shapes(drawn, paging.pool_size(drawn["seq_lens"], drawn["page_size"]))
+    elements = budget.cache_bytes // _NARROW
+    drawn |= draw(
+        layouts.latent_fields(caches["key"], elements=elements)
+        if drawn["is_mla"]
+        else layouts.cache_fields(caches["key"], caches["value"], elements=elements)
+    )
     drawn |= draw(layouts.row_fields())
-    elements = sum(shape.elements(drawn[f"{name}_layout"], drawn["gap"]) for name, shape in (("key", key), ("value", value)))
-    drawn |= draw(_types(narrow=elements * 4 > budget.cache_bytes))
+    total = sum(shape.elements(drawn[f"{name}_layout"], drawn["gap"]) for name, shape in caches.items())
+    drawn |= draw(_types(domain.target, narrow=total * 4 > budget.cache_bytes))
+    drawn |= draw(_scales(drawn))
     seed = draw(choose(SEEDS))
     return DecodeAttentionCase(**drawn, platform=domain.platform, seed=seed, **layouts.placement_fields(seed))
 
@@ -212,7 +265,8 @@ def _extents(draw: st.DrawFn, shape: Mapping[str, Any], page_sizes: Weights[int]
     most_splits = budget.split_elements // (num_heads * max(shape["head_dim_v"] + 1, 64))
     splits = draw(choose(NUM_KV_SPLITS, lambda splits: splits <= most_splits))
     # Half of the memory for packed pages: the gaps of the layouts get the other half.
-    tokens_in_memory = budget.cache_bytes // (2 * _NARROW * shape["num_kv_heads"] * widths)
+    token = shape["head_dim"] if shape["is_mla"] else shape["num_kv_heads"] * widths
+    tokens_in_memory = budget.cache_bytes // (2 * _NARROW * token)
     page_size = draw(choose(page_sizes, lambda size: tokens_in_memory // size > paging.SPARE_PAGES))
     pages = tokens_in_memory // page_size - paging.SPARE_PAGES
     tokens = budget.multiply_adds // (num_heads * widths)
@@ -221,20 +275,37 @@ def _extents(draw: st.DrawFn, shape: Mapping[str, Any], page_sizes: Weights[int]
 
 
 @functools.cache
-def _types(*, narrow: bool) -> st.SearchStrategy[dict[str, Any]]:
-    """`dtype`, `output_dtype` and `seq_lens_dtype`; with `narrow` bfloat16 stands in for float32."""
+def _types(target: str, *, narrow: bool) -> st.SearchStrategy[dict[str, Any]]:
+    """`cache_dtype`, `dtype`, `output_dtype` and `seq_lens_dtype`; with `narrow` bfloat16 stands in for float32."""
     return fields(
+        cache_dtype=choose(SAME_DTYPE | fp8.formats(target)),
         dtype=choose(NARROW_DTYPES if narrow else DTYPE_WEIGHTS),
         output_dtype=choose(OUTPUT_DTYPES),
         seq_lens_dtype=choose(SEQ_LENS_DTYPE_WEIGHTS),
     )
 
 
-def _cache_shapes(fields: Mapping[str, Any], num_pages: int) -> tuple[CacheShape, CacheShape]:
-    """Shapes of the key and the value cache."""
+@st.composite
+def _scales(draw: st.DrawFn, drawn: Mapping[str, Any]) -> dict[str, Any]:
+    """`k_scale` and `v_scale` of FP8 caches, which suit their values; one and the same for latent attention."""
+    cache_dtype, dtype = drawn["cache_dtype"], DTYPES[drawn["dtype"]]
+    if cache_dtype == "same":
+        return {}
+    k_scale = draw(choose(K_SCALES, lambda scale: fp8.fits(scale, cache_dtype, dtype, drawn["sigma"])))
+    if drawn["is_mla"]:
+        return {"k_scale": k_scale, "v_scale": k_scale}
+    return {
+        "k_scale": k_scale,
+        "v_scale": draw(choose(V_SCALES, lambda scale: fp8.fits(scale, cache_dtype, dtype, drawn["value_sigma"]))),
+    }
+
+
+def _cache_shapes(fields: Mapping[str, Any], num_pages: int) -> dict[str, CacheShape]:
+    """Shape of each cache by name; latent attention has none for the values."""
     common = {"num_pages": num_pages, "page_size": fields["page_size"], "num_heads": fields["num_kv_heads"]}
     lk, lv = fields["head_dim"], fields["head_dim_v"]
-    return CacheShape(**common, width=lk, neighbour=lv), CacheShape(**common, width=lv, neighbour=lk)
+    key = CacheShape(**common, width=lk, neighbour=lv)
+    return {"key": key} if fields["is_mla"] else {"key": key, "value": CacheShape(**common, width=lv, neighbour=lk)}
 
 
 def build(case: DecodeAttentionCase, arena: Arena) -> Inputs:
@@ -244,70 +315,43 @@ def build(case: DecodeAttentionCase, arena: Arena) -> Inputs:
     poison. Raises `StagingError` when the machine has no address space for far pages.
     """
     pages = paging.assign_pages(case.seq_lens, case.page_size, order=case.page_order, sharing=case.page_sharing, seed=case.seed)
-    caches = _Caches.of(case, pages)
+    pool = _pool(case, pages)
     return {
         "query": _query(case, arena),
-        "key_cache": caches.filled(arena, "key", _keys(case, pages)),
-        "value_cache": caches.filled(arena, "value", _values(case, pages)),
-        "block_table": _block_table(case, arena, pages, caches.placement),
+        **_caches(case, arena, pool),
+        "block_table": _block_table(case, arena, pool),
         "seq_lens": _seq_lens(case, arena),
         **_outputs(case, arena),
         "sm_scale": case.sm_scale,
         "logit_cap": case.logit_cap,
+        **_scale_tensors(case, arena),
         "page_size": case.page_size,
         "num_kv_splits": case.num_kv_splits,
+        "is_mla": case.is_mla,
         "platform": case.platform,
     }
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Caches:
-    """Both caches of a case: shapes by name ("key", "value"), and the placement of their common pool of pages."""
+def _pool(case: DecodeAttentionCase, pages: paging.Paging) -> Pool:
+    shapes = _cache_shapes(vars(case), pages.pool_size)
+    return Pool(
+        pages=pages,
+        shapes=shapes,
+        layouts={name: getattr(case, f"{name}_layout") for name in shapes},
+        gap=case.gap,
+        far=case.far,
+        lead=case.lead,
+        storage=case.storage,
+    )
 
-    case: DecodeAttentionCase
-    pages: paging.Paging
-    shapes: Mapping[str, CacheShape]
-    placement: layouts.Placement
 
-    @classmethod
-    def of(cls, case: DecodeAttentionCase, pages: paging.Paging) -> _Caches:
-        """Place the pool, as far away as the cache with the larger page stride needs."""
-        key, value = _cache_shapes(vars(case), pages.pool_size)
-        page_stride = max(key.strides(case.key_layout, case.gap)[0], value.strides(case.value_layout, case.gap)[0])
-        placement = layouts.place(pages.pool_size, case.far, page_stride)
-        return cls(case=case, pages=pages, shapes={"key": key, "value": value}, placement=placement)
-
-    def filled(self, arena: Arena, name: str, values: torch.Tensor) -> torch.Tensor:
-        """Cache `name` with `values` [slots, heads, width] in the slots in use."""
-        cache = self._allocate(arena, name)
-        page = torch.from_numpy(self.placement.ids(self.pages.pool_ids)[self.pages.slot_page])
-        offset = torch.from_numpy(self.pages.slot_offset)
-        values = values.to(cache.dtype)
-        if cache.dim() == 3:
-            cache[page * self.case.page_size + offset] = values
-        else:
-            cache[page, offset] = values
-        return cache
-
-    def _allocate(self, arena: Arena, name: str) -> torch.Tensor:
-        layout: str = getattr(self.case, f"{name}_layout")
-        shape = self.shapes[name]
-        strides: tuple[int, ...] = shape.strides(layout, self.case.gap)
-        committed = self.placement.committed(strides[0])
-        if self.case.far == "heads" and layout == "heads_outermost":
-            strides, committed = layouts.far_heads(strides, shape.num_heads)
-        sizes: tuple[int, ...] = (self.placement.num_pages, shape.page_size, shape.num_heads, shape.width)
-        if layouts.is_flat(layout):
-            sizes, strides = (sizes[0] * sizes[1], *sizes[2:]), strides[1:]
-        return arena.tensor(
-            f"{name}_cache",
-            sizes,
-            DTYPES[self.case.dtype],
-            strides=strides,
-            committed=committed,
-            lead=self.case.lead,
-            storage_bytes=layouts.LARGE_STORAGE_BYTES if self.case.storage == "large" else 0,
-        )
+def _caches(case: DecodeAttentionCase, arena: Arena, pool: Pool) -> dict[str, torch.Tensor]:
+    """Both caches; with latent attention the values are a view of the keys."""
+    dtype = DTYPES[case.dtype] if case.cache_dtype == "same" else fp8.DTYPES[case.cache_dtype]
+    keys = pool.filled(arena, "key", _keys(case, pool.pages), dtype, case.k_scale)
+    if case.is_mla:
+        return {"key_cache": keys, "value_cache": keys[..., : case.head_dim_v]}
+    return {"key_cache": keys, "value_cache": pool.filled(arena, "value", _values(case, pool.pages), dtype, case.v_scale)}
 
 
 def _peaks(case: DecodeAttentionCase, pages: paging.Paging) -> list[int]:
@@ -328,12 +372,24 @@ def _peaks(case: DecodeAttentionCase, pages: paging.Paging) -> list[int]:
 def _keys(case: DecodeAttentionCase, pages: paging.Paging) -> torch.Tensor:
     shape = (pages.slot_page.size, case.num_kv_heads, case.head_dim)
     peak_dot = case.peak_height / case.sm_scale
-    return profiles.key_values(case.pattern, case.sigma, case.seed, shape, _peaks(case, pages), peak_dot)
+    # Keys that are values too are at the limit with them, but not so far that logits leave the hundreds.
+    limit = min(_limit(case, case.k_scale), _MOST_KEY) if case.is_mla else 0.0
+    return profiles.key_values(case.pattern, case.sigma, case.seed, shape, _peaks(case, pages), peak_dot, limit=limit)
 
 
 def _values(case: DecodeAttentionCase, pages: paging.Paging) -> torch.Tensor:
     shape = (pages.slot_page.size, case.num_kv_heads, case.head_dim_v)
-    return profiles.value_values(case.pattern, case.value_sigma, case.seed, shape, _peaks(case, pages))
+    limit = _limit(case, case.v_scale)
+    return profiles.value_values(case.pattern, case.value_sigma, case.seed, shape, _peaks(case, pages), limit)
+
+
+_MOST_KEY = 448.0
+_MOST_VALUE = 57344.0
+
+
+def _limit(case: DecodeAttentionCase, scale: float) -> float:
+    """The largest number of an FP8 cache; of any other, one whose sums are still finite in float16."""
+    return fp8.LARGEST[case.cache_dtype] * scale if case.cache_dtype in fp8.LARGEST else _MOST_VALUE
 
 
 def _query(case: DecodeAttentionCase, arena: Arena) -> torch.Tensor:
@@ -344,13 +400,13 @@ def _query(case: DecodeAttentionCase, arena: Arena) -> torch.Tensor:
     return query.copy_(profiles.query_values(case.pattern, case.seed, sizes, case.num_kv_heads))
 
 
-def _block_table(case: DecodeAttentionCase, arena: Arena, pages: paging.Paging, placement: layouts.Placement) -> torch.Tensor:
+def _block_table(case: DecodeAttentionCase, arena: Arena, pool: Pool) -> torch.Tensor:
     """int32 [rows, widest row + tail]; entries that no row needs keep their poison."""
-    used = torch.from_numpy(pages.logical >= 0)
+    used = torch.from_numpy(pool.pages.logical >= 0)
     sizes = (used.shape[0], max(1, used.shape[1]) + case.table_tail)
     strides = layouts.row_strides(case.table_layout, sizes, gap=case.gap)
     table = arena.tensor("block_table", sizes, torch.int32, strides=strides)
-    ids = torch.from_numpy(placement.ids(pages.table)).to(torch.int32)
+    ids = torch.from_numpy(pool.placement.ids(pool.pages.table)).to(torch.int32)
     table[:, : used.shape[1]][used] = ids[used]
     return table
 
@@ -358,6 +414,15 @@ def _block_table(case: DecodeAttentionCase, arena: Arena, pages: paging.Paging, 
 def _seq_lens(case: DecodeAttentionCase, arena: Arena) -> torch.Tensor:
     lengths = arena.tensor("seq_lens", (len(case.seq_lens),), SEQ_LENS_DTYPES[case.seq_lens_dtype])
     return lengths.copy_(torch.tensor(case.seq_lens, dtype=torch.int64))
+
+
+def _scale_tensors(case: DecodeAttentionCase, arena: Arena) -> dict[str, torch.Tensor | None]:
+    """`k_scale` and `v_scale`, float32 of no dimension; None unless the caches hold FP8, one tensor for latent attention."""
+    if case.cache_dtype == "same":
+        return {"k_scale": None, "v_scale": None}
+    k_scale = arena.tensor("k_scale", (), torch.float32).fill_(case.k_scale)
+    v_scale = k_scale if case.is_mla else arena.tensor("v_scale", (), torch.float32).fill_(case.v_scale)
+    return {"k_scale": k_scale, "v_scale": v_scale}
 
 
 def _outputs(case: DecodeAttentionCase, arena: Arena) -> dict[str, torch.Tensor]:

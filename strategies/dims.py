@@ -29,6 +29,15 @@ LATENT = {576: 512, 192: 128}
 
 SMALLEST = 16
 
+# Latent attention: V is the first Lv = kv_lora_rank columns of K, and the Lk - Lv others carry the position (rope). Together
+# they give 576/512, 320/256, 288/256, 192/128 and 640/512, those of real models, and others. 17 and 72 are no powers of two,
+# nor is 192.
+KV_LORA_RANKS = {16: 5, 17: 1, 64: 6, 72: 1, 128: 5, 192: 2, 256: 6, 512: 5}
+"""Widths Lv of latent caches."""
+
+ROPE_DIMS = {16: 4, 32: 4, 64: 8, 128: 2, 0: 2, 1: 1, 2: 1, 4: 1, 8: 1}
+"""Lk - Lv. Fewer than 16 columns are too narrow for NVIDIA's matrix instructions, but not for AMD's."""
+
 
 @st.composite
 def head_dims(draw: st.DrawFn, *, max_sum: int) -> dict[str, Any]:
@@ -39,3 +48,14 @@ def head_dims(draw: st.DrawFn, *, max_sum: int) -> dict[str, Any]:
         return {"head_dim": key, "head_dim_v": LATENT.get(key, key)}
     key = draw(choose(HEAD_DIMS, lambda width: width + SMALLEST <= max_sum))
     return {"head_dim": key, "head_dim_v": draw(choose(HEAD_DIMS_V, lambda width: key + width <= max_sum))}
+
+
+@st.composite
+def latent_dims(draw: st.DrawFn, *, max_sum: int, platform: str) -> dict[str, Any]:
+    """`head_dim` and `head_dim_v` of latent attention, Lv <= Lk, with Lk + Lv <= `max_sum` (at least 48); simplest: 32 and 16.
+
+    On `platform` "cuda" Lk - Lv is 0 or at least 16.
+    """
+    rank = draw(choose(KV_LORA_RANKS, lambda rank: 2 * rank + SMALLEST <= max_sum))
+    rope = draw(choose(ROPE_DIMS, lambda rope: 2 * rank + rope <= max_sum and (platform == "hip" or not 0 < rope < SMALLEST)))
+    return {"head_dim": rank + rope, "head_dim_v": rank}

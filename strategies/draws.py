@@ -42,8 +42,12 @@ def _chosen(entries: tuple[tuple[T, int], ...], _: str) -> st.SearchStrategy[T]:
 
 
 def repeated(weights: Weights[T]) -> tuple[T, ...]:
-    """Repeat each value as often as its weight says, in order."""
-    return tuple(value for value, weight in weights.items() for _ in range(weight))
+    """Each value as often as its weight says: all of them once, in order, then the repetitions.
+
+    Shrinking goes by position and tries few of them: among repetitions of one value it would stop short of the simplest.
+    """
+    again = (value for value, weight in weights.items() for _ in range(weight - 1))
+    return (*weights, *again)
 
 
 def fields(**strategies: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:

@@ -23,3 +23,35 @@ GROUP_SIZES = {
 def heads() -> st.SearchStrategy[dict[str, Any]]:
     """`num_kv_heads` and `group_size` (query heads per KV head), independent of each other; simplest: one head, group 1."""
     return fields(num_kv_heads=choose(NUM_KV_HEADS), group_size=choose(GROUP_SIZES))
+
+
+LATENT_HEADS = {
+    1: 3,
+    2: 2,
+    3: 1,
+    4: 3,
+    5: 1,
+    6: 1,
+    8: 3,
+    12: 1,
+    16: 5,
+    17: 2,
+    20: 1,
+    24: 1,
+    32: 2,
+    48: 1,
+    64: 1,
+    96: 1,
+    112: 1,
+    128: 1,
+}
+"""Query heads of one rank in latent attention, which all share the one head of the cache."""
+
+
+@functools.cache
+def latent_heads() -> st.SearchStrategy[dict[str, Any]]:
+    """`num_kv_heads`, which is 1, and `group_size`; simplest: 1.
+
+    As many choices as `heads` makes: Hypothesis takes fewer for simpler.
+    """
+    return fields(num_kv_heads=choose({1: 1}), group_size=choose(LATENT_HEADS))

@@ -155,6 +155,19 @@ def cache_fields(draw: st.DrawFn, key: CacheShape, value: CacheShape, *, element
     return {"gap": gap, "key_layout": key_layout, "value_layout": value_layout, "far": draw(far)}
 
 
+LATENT_LAYOUTS = {"packed": 7, "page_gap": 3, "token_gap": 2, "every_gap": 1, "cross_layer": 4, "flat": 3, "flat_token_gap": 1}
+"""Those of a cache with one head and nothing beside it."""
+LATENT_FAR = {"none": 15, "pages": 1}
+
+
+@st.composite
+def latent_fields(draw: st.DrawFn, key: CacheShape, *, elements: int) -> dict[str, Any]:
+    """As `cache_fields`, for a cache whose keys hold the values as well: both have one layout. It makes as many choices."""
+    gap = draw(choose(GAPS))
+    layout = draw(choose(LATENT_LAYOUTS, lambda layout: key.elements(layout, gap) <= elements))
+    return {"gap": gap, "key_layout": layout, "value_layout": draw(choose({layout: 1})), "far": draw(choose(LATENT_FAR))}
+
+
 def far_fits(far: str, key_layout: str, value_layout: str, num_heads: int) -> bool:
     """Whether the caches can be stretched so.
 

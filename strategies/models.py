@@ -5,26 +5,29 @@ Figures are those of the models' published configurations.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from hypothesis import strategies as st
 
-from tridiff.strategies.draws import choose, evenly
+from tridiff.strategies.draws import Weights, choose, evenly
 
-TP_SIZES = (1, 2, 4, 8)
+TP_SIZES = (1, 2, 4, 8, 16)
 
 
 @dataclass(frozen=True)
 class ModelShape:
-    """Query heads, KV heads and the widths of key and value of one attention layer, before any split."""
+    """Query heads, KV heads and the widths of key and value of one attention layer, before any split.
+
+    `is_mla`: latent attention, where the head of the cache is shared by all query heads and held by every rank.
+    """
 
     name: str
     num_heads: int
     num_kv_heads: int
     head_dim: int
     head_dim_v: int
+    is_mla: bool = False
 
     def sharded(self, tp: int) -> dict[str, Any]:
         """Case fields of one of `tp` ranks: heads are divided, KV heads too until one is left, which is then repeated."""
@@ -35,6 +38,7 @@ class ModelShape:
             "group_size": self.num_heads // tp // num_kv_heads,
             "head_dim": self.head_dim,
             "head_dim_v": self.head_dim_v,
+            "is_mla": self.is_mla,
         }
 
     def splits_over(self, tp: int) -> bool:
@@ -66,12 +70,29 @@ GQA_MODELS = (
 """Models with separate keys and values; KV heads from one (multi-query) to one per query head."""
 
 
-def model_shapes(models: Iterable[ModelShape]) -> st.SearchStrategy[dict[str, Any]]:
-    """`model`, `num_kv_heads`, `group_size`, `head_dim` and `head_dim_v` of one rank of one of `models`, TP 1 to 8.
+def _latent(name: str, num_heads: int, kv_lora_rank: int, rope: int) -> ModelShape:
+    return ModelShape(name, num_heads, 1, kv_lora_rank + rope, kv_lora_rank, is_mla=True)
+
+
+MLA_MODELS = (
+    _latent("DeepSeek-V2-Lite", 16, 512, 64),
+    _latent("DeepSeek-V3", 128, 512, 64),
+    _latent("Kimi-K2.5", 64, 512, 64),
+    _latent("Kimi-K3 class", 96, 512, 64),
+    _latent("Kimi-Linear-48B", 32, 512, 64),
+    _latent("GLM-5", 64, 512, 64),
+    _latent("Mistral-Small-4", 32, 256, 64),
+    _latent("MiniCPM3-4B", 40, 256, 32),
+)
+"""Models with latent attention; of `num_heads` query heads one rank of sixteen may have a single one."""
+
+
+def model_shapes(models: Weights[ModelShape]) -> st.SearchStrategy[dict[str, Any]]:
+    """`model`, `num_kv_heads`, `group_size`, `head_dim`, `head_dim_v` and `is_mla` of one rank of one of `models`, TP 1 to 16.
 
     Shrinks towards the first model and one rank.
     """
-    return choose(evenly(models)).flatmap(_ranks)
+    return choose(models).flatmap(_ranks)
 
 
 def _ranks(model: ModelShape) -> st.SearchStrategy[dict[str, Any]]:

@@ -24,7 +24,7 @@ PAGE_SIZES = {
 }
 """Tokens per page. 16, the usual size, is the simplest: 1 is a special case of its own, a table of tokens instead of pages."""
 
-MODEL_PAGE_SIZES = {16: 1, 32: 1, 64: 1, 544: 1, 784: 1, 1056: 1, 2048: 1}
+MODEL_PAGE_SIZES = {16: 4, 1: 1, 32: 2, 64: 2, 480: 1, 512: 1, 544: 2, 784: 1, 1056: 1, 2048: 1}
 """What serving uses; the large ones are chosen for hybrid models, whose pages must also hold a Mamba state."""
 
 PAGE_ORDERS = {"identity": 1, "shuffled": 2}

@@ -18,7 +18,10 @@ from tridiff.harness.api import gaussian, integers, words
 from tridiff.strategies.draws import choose
 from tridiff.strategies.lengths import TILE_SIZES, cdiv
 
-PATTERNS = {"gaussian": 6, "peaked": 9, "sink": 1, "identical": 2, "mixed_norms": 2}
+PATTERNS = {
+    **{"gaussian": 6, "peaked": 10, "sink": 1, "identical": 2, "mixed_norms": 2},
+    **{"near_duplicates": 1, "one_hot": 1, "constant": 1, "limits": 1},
+}
 """See `key_values`."""
 
 SIGMAS = {1.0: 5, 0.1: 1, 10.0: 2, 100.0: 1, 1e-3: 1, 1e-6: 1}
@@ -95,31 +98,55 @@ def query_values(pattern: str, seed: int, shape: tuple[int, int, int], num_kv_he
 
 
 def key_values(
-    pattern: str, sigma: float, seed: int, shape: tuple[int, int, int], peaks: Sequence[int], peak_dot: float
+    pattern: str,
+    sigma: float,
+    seed: int,
+    shape: tuple[int, int, int],
+    peaks: Sequence[int],
+    peak_dot: float,
+    *,
+    limit: float = 0.0,
 ) -> torch.Tensor:
     """float32 [slots, KV heads, width], normal with standard deviation `sigma`, changed by `pattern`.
 
-    "gaussian": nothing. "peaked", "sink": keys in slots `peaks` are raised so that their product with any query is about
-    `peak_dot`. "identical": all keys of a head are equal. "mixed_norms": every key is scaled by 1e-3 or 1e2.
+    "gaussian": nothing. "peaked", "sink": keys in slots `peaks` are raised so that their product with any query is
+    about `peak_dot`. "identical": all keys of a head are equal; "near_duplicates": up to 1/64 of their norm. "mixed_norms":
+    every key is scaled by 1e-3 or 1e2. "one_hot": one element of a key is not zero. "constant": one number is every element.
+    "limits": every eighth element is `limit` or -`limit`, unless that is 0.
     """
     slots, num_heads, width = shape
-    if pattern == "identical":
-        return (normals(seed, "key", (1, num_heads, width)) * sigma).expand(shape)
+    if pattern in {"identical", "near_duplicates"}:
+        common = (normals(seed, "key", (1, num_heads, width)) * sigma).expand(shape)
+        return common if pattern == "identical" else common + normals(seed, "difference", shape) * (sigma / 64)
     values = normals(seed, "key", shape) * sigma
     if pattern == "mixed_norms":
         return values * _norms(seed, slots)
+    if pattern == "limits" and limit:
+        return _limited(values, limit, seed)
+    if pattern == "one_hot":
+        hot = torch.from_numpy(integers(seed, "hot", slots * num_heads, width)).reshape(slots, num_heads, 1)
+        return torch.where(torch.arange(width) == hot, values * math.sqrt(width), 0.0)
+    if pattern == "constant":
+        return torch.full(shape, sigma)
     if has_peak(pattern):
         step = peak_dot / (width * _MEAN_MAGNITUDE)
         values[sorted(set(peaks))] += _direction(seed, num_heads, width) * step
     return values
 
 
-def value_values(pattern: str, sigma: float, seed: int, shape: tuple[int, int, int], peaks: Sequence[int]) -> torch.Tensor:
+def value_values(
+    pattern: str, sigma: float, seed: int, shape: tuple[int, int, int], peaks: Sequence[int], limit: float
+) -> torch.Tensor:
     """float32 [slots, KV heads, width], normal with standard deviation `sigma`.
 
-    "mixed_norms": scaled like the keys. "sink": zero in slots `peaks`, as attention sinks nearly are.
+    "mixed_norms": scaled like the keys. "sink": zero in slots `peaks`, as attention sinks nearly are. "constant": `sigma`
+    everywhere, which is then the output as well. "limits": every eighth element is `limit` or -`limit`.
     """
     values = normals(seed, "value", shape) * sigma
+    if pattern == "limits":
+        return _limited(values, limit, seed)
+    if pattern == "constant":
+        return torch.full(shape, sigma)
     if pattern == "mixed_norms":
         return values * _norms(seed, shape[0])
     if pattern == "sink":
@@ -166,6 +193,12 @@ def _direction(seed: int, num_heads: int, width: int) -> torch.Tensor:
     """float32 [heads, width] of signs, one direction per KV head, the same for all rows because rows can share keys."""
     bits = (words(seed, "direction", num_heads * width) & np.uint64(1)).astype(np.float32)
     return torch.from_numpy(bits * np.float32(2.0) - np.float32(1.0)).reshape(num_heads, width)
+
+
+def _limited(values: torch.Tensor, limit: float, seed: int) -> torch.Tensor:
+    """`values` with about every eighth element at `limit` times its sign."""
+    at_limit = torch.from_numpy(integers(seed, "limits", values.numel(), 8) == 0).reshape(values.shape)
+    return torch.where(at_limit, torch.sign(values) * limit, values)
 
 
 def _norms(seed: int, slots: int) -> torch.Tensor:

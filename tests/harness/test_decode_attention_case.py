@@ -237,7 +237,19 @@ TRIGGERS: dict[str, Predicate] = {
     "storage within 2 GiB": lambda c: c.storage == "small",
     "int64 lengths": lambda c: c.seq_lens_dtype == "int64",
     "float16": lambda c: c.dtype == "float16",
-    "other platform": lambda c: c.platform == "cuda",
+    "latent attention": lambda c: c.is_mla,
+    "latent attention, a group": lambda c: c.is_mla and c.group_size > 1,
+    "latent attention, keys in a larger block": lambda c: (
+        c.is_mla and (c.head_dim - 1).bit_length() != (c.head_dim_v - 1).bit_length()
+    ),
+    "latent attention, few rope columns": lambda c: c.is_mla and 0 < c.head_dim - c.head_dim_v < 16,
+    "latent attention, no rope columns": lambda c: c.is_mla and c.head_dim == c.head_dim_v,
+    "latent attention in FP8": lambda c: c.is_mla and c.cache_dtype != "same",
+    "e4m3fnuz": lambda c: c.cache_dtype == "float8_e4m3fnuz",
+    "e4m3fn": lambda c: c.cache_dtype == "float8_e4m3fn",
+    "e5m2": lambda c: c.cache_dtype == "float8_e5m2",
+    "a scale": lambda c: c.k_scale not in {1.0, c.v_scale},
+    "FP8 beside float32 queries": lambda c: c.cache_dtype != "same" and c.dtype == "float32",
 }
 
 
@@ -248,11 +260,11 @@ def test_what_once_went_wrong_is_drawn(trigger: str) -> None:
 
 
 def test_presets_cross_large_pages() -> None:
-    """Real head counts do meet rows that end just beyond a page of 544 tokens or more."""
+    """Real head counts do meet rows that end just beyond a page of 480 tokens or more."""
     sample = drawn(preset_cases, 200)
 
-    assert sum(max(case.seq_lens) > case.page_size >= 544 for case in sample) >= 3
-    assert {case.page_size for case in sample} == {16, 32, 64, 544, 784, 1056, 2048}
+    assert sum(max(case.seq_lens) > case.page_size >= 480 for case in sample) >= 3
+    assert {case.page_size for case in sample} == {1, 16, 32, 64, 480, 512, 544, 784, 1056, 2048}
     assert all(case.model for case in sample)
 
 
@@ -270,6 +282,11 @@ SAMPLES = [
     Case(num_kv_heads=4, seq_lens=(9, 70), far="heads", key_layout="heads_outermost", value_layout="every_gap", dtype="bfloat16"),
     Case(num_kv_heads=2, seq_lens=(9, 70), far="pages", key_layout="heads_in_page", value_layout="token_gap", dtype="bfloat16"),
     Case(seq_lens=(600, 545), page_size=544, dtype="float16", output_dtype="float32", output_layout="padded_heads"),
+    Case(seq_lens=(20, 3), cache_dtype="float8_e4m3fnuz", k_scale=0.37, v_scale=1.7, value_layout="every_gap", lead=1),
+    Case(is_mla=True, group_size=3, head_dim=24, seq_lens=(20, 0), key_layout="cross_layer", value_layout="cross_layer"),
+    Case(
+        is_mla=True, head_dim=17, seq_lens=(20,), page_size=3, cache_dtype="float8_e5m2", k_scale=0.25, v_scale=0.25, far="pages"
+    ),
 ]
 
 
@@ -290,6 +307,7 @@ def read_elements(case: Case, inputs: dict[str, Any], name: str) -> set[int]:
 def test_only_slots_in_use_hold_values(case: Case, name: str) -> None:
     """Gaps, unused slots, unused pages and red zones keep their poison, and every element that is read has a finite value."""
     inputs, arena = built(case)
+    name = "key" if case.is_mla else name
     allocation = arena.allocations[f"{name}_cache"]
     poison = pattern(allocation.storage.dtype, Poison.LOUD, Zone.INPUT)
     origin = int(allocation.view.storage_offset())
@@ -299,7 +317,7 @@ def test_only_slots_in_use_hold_values(case: Case, name: str) -> None:
     }
 
     assert held == read_elements(case, inputs, name)
-    assert all(torch.isfinite(allocation.storage[origin + at]) for at in list(held)[:200])
+    assert all(torch.isfinite(allocation.storage[origin + at].float()) for at in list(held)[:200])
 
 
 def test_unused_memory_of_drawn_cases_is_poisoned() -> None:
@@ -346,22 +364,27 @@ def test_arguments_have_the_shapes_of_the_contract(case: Case) -> None:
             "lse",
             "sm_scale",
             "logit_cap",
+            "k_scale",
+            "v_scale",
             "page_size",
             "num_kv_splits",
+            "is_mla",
             "platform",
         ]
     )
     assert inputs["query"].shape == (rows, hq, case.head_dim)
     assert inputs["key_cache"].shape[-2:] == (case.num_kv_heads, case.head_dim)
     assert inputs["value_cache"].shape[-2:] == (case.num_kv_heads, case.head_dim_v)
-    assert inputs["query"].dtype == inputs["key_cache"].dtype == inputs["value_cache"].dtype == dtype
+    assert inputs["query"].dtype == dtype
+    assert inputs["key_cache"].dtype == inputs["value_cache"].dtype
+    assert inputs["key_cache"].dtype == (dtype if case.cache_dtype == "same" else getattr(torch, case.cache_dtype))
     assert inputs["output"].shape == (rows, hq, case.head_dim_v)
     assert inputs["output"].dtype == (dtype if case.output_dtype == "same" else torch.float32)
     assert (inputs["lse"].shape, inputs["lse"].dtype) == ((rows, hq), torch.float32)
     assert inputs["seq_lens"].tolist() == list(case.seq_lens)
     assert inputs["seq_lens"].dtype == getattr(torch, case.seq_lens_dtype)
     assert inputs["block_table"].dtype == torch.int32
-    assert all(value.stride(-1) == 1 for value in inputs.values() if isinstance(value, torch.Tensor))
+    assert all(value.stride(-1) == 1 for value in inputs.values() if isinstance(value, torch.Tensor) and value.dim())
     assert inputs["query"].isfinite().all()
     assert [arena.allocations[name].writable.size for name in ("output", "lse")] == [rows * hq * case.head_dim_v, rows * hq]
 

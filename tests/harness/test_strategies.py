@@ -413,8 +413,8 @@ def test_every_query_head_meets_the_peak_at_its_height(pattern: str, height: flo
 
 def test_a_sink_has_no_value() -> None:
     """The peak of a sink contributes nothing but its probability; that of "peaked" does."""
-    sink = profiles.value_values("sink", 1.0, 0, (9, 2, 4), [3, 3])
-    peaked = profiles.value_values("peaked", 1.0, 0, (9, 2, 4), [3])
+    sink = profiles.value_values("sink", 1.0, 0, (9, 2, 4), [3, 3], 1.0)
+    peaked = profiles.value_values("peaked", 1.0, 0, (9, 2, 4), [3], 1.0)
 
     assert (sink[3] == 0).all()
     assert (peaked[3] != 0).all()
@@ -424,7 +424,7 @@ def test_a_sink_has_no_value() -> None:
 def test_identical_keys() -> None:
     """All keys of a head are equal, their values are not."""
     keys = profiles.key_values("identical", 1.0, 0, (9, 2, 4), [], 1.0)
-    values = profiles.value_values("identical", 1.0, 0, (9, 2, 4), [])
+    values = profiles.value_values("identical", 1.0, 0, (9, 2, 4), [], 1.0)
 
     assert (keys == keys[0]).all()
     assert not torch.equal(keys[0, 0], keys[0, 1])
@@ -434,7 +434,7 @@ def test_identical_keys() -> None:
 def test_mixed_norms() -> None:
     """Keys and values of one token are both tiny or both huge, and both kinds occur."""
     keys = profiles.key_values("mixed_norms", 1.0, 0, (64, 1, 32), [], 1.0).norm(dim=-1)[:, 0]
-    values = profiles.value_values("mixed_norms", 1.0, 0, (64, 1, 32), []).norm(dim=-1)[:, 0]
+    values = profiles.value_values("mixed_norms", 1.0, 0, (64, 1, 32), [], 1.0).norm(dim=-1)[:, 0]
 
     assert torch.equal(keys > 1, values > 1)
     assert 10 < int((keys > 1).sum()) < 54
@@ -447,7 +447,7 @@ def test_extreme_values_are_finite_in_float16(pattern: str, width: int) -> None:
     """At the limits that a case may have."""
     peak_dot = profiles.MAX_HEIGHT * width**0.5 / profiles.MIN_SCALE_FACTOR
     keys = profiles.key_values(pattern, profiles.MAX_SIGMA, 0, (500, 1, width), [1], peak_dot)
-    values = profiles.value_values(pattern, profiles.MAX_SIGMA, 0, (500, 1, width), [1])
+    values = profiles.value_values(pattern, profiles.MAX_SIGMA, 0, (500, 1, width), [1], 57344.0)
 
     assert keys.half().isfinite().all()
     assert values.half().isfinite().all()
@@ -498,3 +498,25 @@ def test_profiles_draw_a_peak_only_where_there_is_one() -> None:
     sink = shortest(profiles.profile_fields(), lambda fields: bool(fields["pattern"] == "sink"))
 
     assert (sink["peak_at"], sink["peak_height"]) == ("last", 10.0)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "holds"),
+    [
+        ("near_duplicates", lambda keys: 0 < (keys - keys[:1]).abs().max() < 0.1 < keys.abs().max()),
+        ("one_hot", lambda keys: ((keys != 0).sum(dim=-1) == 1).all()),
+        ("constant", lambda keys: (keys == 1).all()),
+        ("limits", lambda keys: 0.05 < (keys.abs() == 448).double().mean() < 0.25),
+    ],
+)
+def test_shapes_of_keys(pattern: str, holds: Callable[[torch.Tensor], bool]) -> None:
+    """What the name of the pattern says."""
+    assert holds(profiles.key_values(pattern, 1.0, 0, (32, 2, 16), [], 1.0, limit=448.0))
+
+
+@pytest.mark.parametrize(("pattern", "share"), [("constant", 1.0), ("limits", 0.125)])
+def test_shapes_of_values(pattern: str, share: float) -> None:
+    """All of them, or every eighth, have the magnitude of the pattern."""
+    values = profiles.value_values(pattern, 3.0, 0, (64, 2, 16), [], 3.0)
+
+    assert abs(float((values.abs() == 3.0).double().mean()) - share) < 0.05

@@ -1,0 +1,194 @@
+"""FP8 caches and latent attention (MLA) in the Op `decode_attention`: the cases, and the inputs built from them."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+
+from tridiff.harness.api import Arena, CaseError, Domain
+from tridiff.harness.engines.spec import TARGETS
+from tridiff.strategies import fp8
+from tridiff.strategies.decode_attention import DecodeAttentionCase as Case
+from tridiff.strategies.decode_attention import build, cases, preset_cases
+from tridiff.strategies.models import MLA_MODELS
+
+QUIETLY = settings(database=None, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+
+
+@functools.cache
+def drawn(target: str, *, presets: bool = False) -> tuple[Case, ...]:
+    """300 cases for `target`, the same in every run."""
+    seen: list[Case] = []
+    strategy = (preset_cases if presets else cases)(Domain(target=target))
+
+    @settings(QUIETLY, max_examples=300)
+    @given(strategy)
+    def collect(case: Case) -> None:
+        seen.append(case)
+
+    collect()
+    return tuple(seen)
+
+
+def tokens(case: Case, inputs: dict[str, Any], name: str) -> torch.Tensor:
+    """float64 [tokens of all rows, heads, width] as a right kernel reads them, in the codes' own numbers."""
+    cache, table = inputs[f"{name}_cache"], inputs["block_table"]
+    where = [(int(table[row, t // case.page_size]), t % case.page_size) for row, n in enumerate(case.seq_lens) for t in range(n)]
+    return torch.stack([cache[page, offset].double() for page, offset in where])
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [
+        ("gfx90a", {"float8_e4m3fn", "float8_e5m2"}),
+        ("gfx942", {"float8_e4m3fnuz", "float8_e4m3fn", "float8_e5m2"}),
+        ("gfx950", {"float8_e4m3fnuz", "float8_e4m3fn", "float8_e5m2"}),
+        ("gfx1201", {"float8_e4m3fn", "float8_e5m2"}),
+        ("sm_80", {"float8_e5m2"}),
+        ("sm_90", {"float8_e4m3fn", "float8_e5m2"}),
+    ],
+)
+def test_a_target_gets_the_formats_that_it_has(target: str, expected: set[str]) -> None:
+    """All of them and no other."""
+    assert {case.cache_dtype for case in drawn(target)} == {"same"} | expected
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_every_target_has_formats_and_tile_rules(target: str) -> None:
+    """Cases of AMD targets follow AMD's rules, and FP8 is not left out anywhere."""
+    case = drawn(target)[0]
+
+    assert case.platform == ("cuda" if target.startswith("sm_") else "hip")
+    assert set(fp8.formats(target)) <= set(fp8.DTYPES)
+    assert fp8.formats(target)
+
+
+def test_few_rope_columns_are_for_amd_alone() -> None:
+    """NVIDIA's matrix instructions have no reduction of fewer than 16 columns."""
+    rope = {target: {c.head_dim - c.head_dim_v for c in drawn(target) if c.is_mla} for target in ("gfx942", "sm_90")}
+
+    assert {1, 2, 4, 8} <= rope["gfx942"]
+    assert all(width == 0 or width >= 16 for width in rope["sm_90"])
+
+
+def test_the_pairs_of_real_models_are_drawn() -> None:
+    """Widths of key and value that real models with latent attention have, in the general strategy as well."""
+    pairs = {(case.head_dim, case.head_dim_v) for case in drawn("gfx942") if case.is_mla}
+
+    assert {(576, 512), (320, 256), (192, 128)} <= pairs
+
+
+def test_presets_name_their_model() -> None:
+    """Every model with latent attention, and one of them on sixteen ranks with a single head."""
+    latent = [case for case in drawn("gfx942", presets=True) if case.is_mla]
+
+    assert {case.model.rpartition(" TP")[0] for case in latent} == {model.name for model in MLA_MODELS}
+    assert {case.group_size for case in latent if case.model == "DeepSeek-V2-Lite TP16"} <= {1}
+    assert {(case.head_dim, case.head_dim_v) for case in latent if case.model.startswith("Mistral-Small-4")} == {(320, 256)}
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"k_scale": 2.0}, "k_scale=2.0: must be 1.0 unless cache_dtype is an FP8 format"),
+        ({"cache_dtype": "float8_e4m3"}, "cache_dtype='float8_e4m3': must be one of 'same', 'float8_e4m3fn'"),
+        (
+            {"cache_dtype": "float8_e5m2", "dtype": "float16", "v_scale": 4.0},
+            "k_scale=1.0, v_scale=4.0: float8_e5m2 times that overflows float16",
+        ),
+        ({"is_mla": True, "num_kv_heads": 2}, "num_kv_heads=2: must be 1 with is_mla"),
+        ({"is_mla": True, "head_dim_v": 17}, "head_dim_v=17: must be at most head_dim=16 with is_mla"),
+        ({"is_mla": True, "key_layout": "flat"}, "value_layout='packed': must be key_layout='flat' with is_mla"),
+        ({"is_mla": True, "cache_dtype": "float8_e5m2", "k_scale": 0.5}, "v_scale=1.0: must be k_scale=0.5 with is_mla"),
+    ],
+)
+def test_fields_that_do_not_go_together_are_named(fields: dict[str, Any], message: str) -> None:
+    """One line: the field, its value, what it must be."""
+    with pytest.raises(CaseError) as caught:
+        Case(**fields)
+
+    assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize("layout", ["packed", "page_gap", "cross_layer", "flat_token_gap"])
+def test_latent_values_are_columns_of_the_keys(layout: str) -> None:
+    """Same memory, same strides, one scale: there is no second cache."""
+    case = Case(
+        is_mla=True,
+        head_dim=24,
+        seq_lens=(17,),
+        key_layout=layout,
+        value_layout=layout,
+        cache_dtype="float8_e4m3fn",
+        k_scale=0.37,
+        v_scale=0.37,
+    )
+    arena = Arena()
+    inputs = build(case, arena)
+    keys, values = inputs["key_cache"], inputs["value_cache"]
+
+    assert (values.data_ptr(), values.stride(), values.shape[-1]) == (keys.data_ptr(), keys.stride(), 16)
+    assert inputs["v_scale"] is inputs["k_scale"]
+    assert "value_cache" not in arena.allocations
+
+
+@pytest.mark.parametrize("cache_dtype", fp8.DTYPES)
+@pytest.mark.parametrize("name", ["key", "value"])
+def test_codes_times_scale_are_the_values(cache_dtype: str, name: str) -> None:
+    """Within half a step of the format, of what a float32 cache of the same case holds."""
+    plain = Case(head_dim=64, head_dim_v=64, seq_lens=(40,), sigma=0.1, value_sigma=10.0)
+    case = Case(**vars(plain) | {"cache_dtype": cache_dtype, "k_scale": 2.0**-6, "v_scale": 1.7})
+    scale = {"key": case.k_scale, "value": case.v_scale}[name]
+
+    exact = tokens(plain, build(plain, Arena()), name)
+    read = tokens(case, build(case, Arena()), name) * scale
+
+    dtype = fp8.DTYPES[cache_dtype]
+    step = torch.finfo(dtype).eps / 2 * exact.abs() * (1 + 2e-6) + torch.finfo(dtype).smallest_normal * scale
+    assert ((read - exact).abs() <= step).all()
+
+
+def test_scales_are_tensors_of_fp8_caches_alone() -> None:
+    """float32, one element; nothing for a cache in the query's dtype."""
+    plain, scaled = build(Case(), Arena()), build(Case(cache_dtype="float8_e5m2", k_scale=0.5), Arena())
+
+    assert (plain["k_scale"], plain["v_scale"]) == (None, None)
+    assert [scaled[name].item() for name in ("k_scale", "v_scale")] == [0.5, 1.0]
+    assert all(scaled[name].dtype == torch.float32 for name in ("k_scale", "v_scale"))
+
+
+def test_fp8_caches_hold_something() -> None:
+    """In hardly any drawn case do all codes vanish or saturate, so that the comparison means something."""
+    vacuous = 0
+    sample = [
+        case for case in drawn("gfx942") if case.cache_dtype != "same" and any(case.seq_lens) and "flat" not in case.key_layout
+    ]
+    for case in sample:
+        codes = tokens(case, build(case, Arena()), "key").abs()
+        vacuous += bool(((codes == 0) | (codes == fp8.LARGEST[case.cache_dtype])).double().mean() > 0.97)
+
+    assert len(sample) > 40
+    assert vacuous <= 0.05 * len(sample)
+
+
+@pytest.mark.parametrize("cache_dtype", fp8.DTYPES)
+def test_codes_are_numbers(cache_dtype: str) -> None:
+    """What exceeds the format saturates; no code is NaN or infinite, and minus zero is none of FNUZ's NaN."""
+    values = torch.tensor([0.0, -0.0, 1e-9, -1e-9, 1e9, -1e9, 0.3])
+
+    codes = fp8.quantised(values, 0.37, fp8.DTYPES[cache_dtype]).view(fp8.DTYPES[cache_dtype]).float()
+
+    assert codes.isfinite().all()
+    assert codes[4:6].tolist() == [fp8.LARGEST[cache_dtype], -fp8.LARGEST[cache_dtype]]
+
+
+def test_dequantised_values_are_finite() -> None:
+    """In the query's dtype, whatever the code."""
+    for case in drawn("gfx942"):
+        if case.cache_dtype != "same":
+            largest = fp8.LARGEST[case.cache_dtype] * max(case.k_scale, case.v_scale)
+            assert largest <= torch.finfo(getattr(torch, case.dtype)).max
