@@ -1,20 +1,24 @@
-"""Split-KV decode attention over a paged cache: one query token per row, MHA and GQA.
+"""Split-KV decode attention over a paged cache: one query token per row; MHA, GQA and MLA; caches of FP8 too.
 
 `decode_attention` is the launcher, `choose_tiles` its tile rules. Two phases: `_attend_split` computes, per row, block of
 query heads and split of the keys, a normalised partial output and its log-sum-exp; `_merge_splits` joins the splits.
 
 A program of phase 1 works on `block_h` query heads of one KV head. With one head it multiplies and sums in float32 (the
 *normal* path, for MHA), with 16 it uses matrix instructions (the *grouped* path, for GQA). All else is common to both.
+
+In multi-head latent attention (MLA) the values are the first Lv columns of the keys. A key is then loaded once, as two slabs:
+the latent one of Lv columns, which serves as its value too, and the *PE* slab (positional encoding) of the Lk - Lv others.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
 import triton
 import triton.language as tl
+
+from tridiff.kernels.decode_attention_arguments import FP8_DTYPES, check_numbers, check_tensors, paged, require
 
 KERNELS = (
     {
@@ -29,16 +33,19 @@ KERNELS = (
 SHARED_MEMORY = {"hip": 65536, "cuda": 101376}
 """Bytes of shared memory (LDS) that a program may use: the smallest part of each platform, gfx942 and sm_86."""
 
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-
 
 @dataclass(frozen=True, kw_only=True)
 class Tiles:
-    """Tile sizes of phase 1: query heads, keys, columns of K and of V (all powers of two), and the launch options."""
+    """Tile sizes of phase 1, all powers of two, and the launch options.
+
+    `block_h` query heads, `block_n` keys, `block_dk` columns of K, `block_dv` of V. For MLA `block_dk` are the columns that V
+    shares, and `block_dpe` the others of K; otherwise, and where there are no others, it is 0.
+    """
 
     block_h: int
     block_n: int
     block_dk: int
+    block_dpe: int
     block_dv: int
     num_warps: int
     num_stages: int
@@ -58,6 +65,9 @@ def decode_attention(
     page_size: int,
     num_kv_splits: int,
     platform: str,
+    k_scale: torch.Tensor | None = None,
+    v_scale: torch.Tensor | None = None,
+    is_mla: bool = False,
 ) -> None:
     """Attend from each row's query heads to the row's keys; write `output` and `lse`.
 
@@ -66,27 +76,35 @@ def decode_attention(
     h // (Hq // Hkv).
 
     `query`: [B, Hq, Lk] float32, bfloat16 or float16.
-    `key_cache`, `value_cache`: [NB, page_size, Hkv, Lk] and [NB, page_size, Hkv, Lv], or [NB * page_size, Hkv, ...]; the
-    query's dtype. Every stride but the last is honoured, in 64 bits.
+    `key_cache`, `value_cache`: [NB, page_size, Hkv, Lk] and [NB, page_size, Hkv, Lv], or [NB * page_size, Hkv, ...]; both of
+    the query's dtype, or both of one of `FP8_DTYPES`. Every stride but the last is honoured, in 64 bits.
     `block_table`: [B, W] int32; entry i of a row is the page of its tokens [i * page_size, (i + 1) * page_size). Entries past
     the row's last token are not read.
     `seq_lens`: [B] int32 or int64, keys per row, at most W * page_size.
     `output`: [B, Hq, Lv] of the query's dtype or float32, written. `lse`: [B, Hq] float32, written.
     `num_kv_splits`: into how many parts the keys of each row are split, at least 1.
     `platform`: "hip" or "cuda", whose tile rules apply.
+    `k_scale`, `v_scale`: float32 [] or [1], or None for 1. An element of an FP8 cache counts as its product with the scale in
+    float32, rounded to the query's dtype. Not read for other caches.
+    `is_mla`: one KV head, whose values are the first Lv of the Lk >= Lv columns of its keys: `value_cache` is a view of
+    `key_cache`, `v_scale` the same tensor as `k_scale`.
 
     The last dimension of every tensor must be dense. Lengths and page ids are not validated: they live on the device.
-    Raises ValueError for anything else that the above does not allow.
+    Raises ValueError for anything else that the above does not allow; Triton raises where the GPU lacks the FP8 format.
     """
-    keys = _paged("key_cache", key_cache, page_size)
-    values = _paged("value_cache", value_cache, page_size)
-    tensors = {"query": query, "key_cache": keys, "value_cache": values, "block_table": block_table, "seq_lens": seq_lens}
-    _check_tensors(tensors | {"output": output, "lse": lse})
-    _check_numbers(sm_scale, logit_cap, num_kv_splits)
+    keys, values = paged("key_cache", key_cache, page_size), paged("value_cache", value_cache, page_size)
+    check_tensors(
+        {
+            **{"query": query, "key_cache": keys, "value_cache": values, "block_table": block_table, "seq_lens": seq_lens},
+            **{"output": output, "lse": lse, "k_scale": k_scale, "v_scale": v_scale},
+        },
+        is_mla=is_mla,
+    )
+    check_numbers(sm_scale, logit_cap, num_kv_splits)
     rows, heads, lk = query.shape
     kv_heads, lv = values.shape[2:]
     group = heads // kv_heads
-    tiles = choose_tiles(platform=platform, dtype=query.dtype, group=group, lk=lk, lv=lv)
+    tiles = choose_tiles(platform=platform, dtype=query.dtype, group=group, lk=lk, lv=lv, is_mla=is_mla)
     if rows == 0:
         return
     partial_output = torch.empty((rows, heads, num_kv_splits, lv), dtype=torch.float32, device=query.device)
@@ -94,6 +112,7 @@ def decode_attention(
     head_blocks = kv_heads * triton.cdiv(group, tiles.block_h)
     _attend_split[(rows, head_blocks, num_kv_splits)](
         *(query, keys, values, block_table, seq_lens, partial_output, partial_lse),
+        *((k_scale, v_scale) if keys.dtype in FP8_DTYPES else (None, None)),
         *query.stride()[:2],
         *keys.stride()[:3],
         *values.stride()[:3],
@@ -102,8 +121,10 @@ def decode_attention(
         block_h=tiles.block_h,
         block_n=tiles.block_n,
         block_dk=tiles.block_dk,
+        block_dpe=tiles.block_dpe,
         block_dv=tiles.block_dv,
         has_cap=logit_cap > 0,
+        is_mla=is_mla,
         num_warps=tiles.num_warps,
         num_stages=tiles.num_stages,
         **_matrix_options(platform, tiles),
@@ -121,48 +142,58 @@ def decode_attention(
 
 
 def rounding(
-    *, query: torch.Tensor, value_cache: torch.Tensor, num_kv_splits: int, platform: str, **_: object
+    *, query: torch.Tensor, value_cache: torch.Tensor, num_kv_splits: int, platform: str, is_mla: bool = False, **_: object
 ) -> dict[str, str | int]:
     """Where the kernel rounds, for the launcher's keyword arguments: what the reference and its error bound depend on."""
     heads, lk = query.shape[1:]
     kv_heads, lv = value_cache.shape[-2:]
-    tiles = choose_tiles(platform=platform, dtype=query.dtype, group=heads // kv_heads, lk=lk, lv=lv)
+    tiles = choose_tiles(platform=platform, dtype=query.dtype, group=heads // kv_heads, lk=lk, lv=lv, is_mla=is_mla)
     p_dtype = torch.float32 if tiles.block_h == 1 else query.dtype
     return {
         "p_dtype": str(p_dtype).removeprefix("torch."),
+        "dequantised": str(query.dtype).removeprefix("torch."),
         "block_n": tiles.block_n,
         "num_kv_splits": num_kv_splits,
         "dot_precision": "ieee",
     }
 
 
-def choose_tiles(*, platform: str, dtype: torch.dtype, group: int, lk: int, lv: int) -> Tiles:
-    """Tiles for `group` query heads per KV head, keys of `lk` and values of `lv` columns of `dtype`.
+def choose_tiles(*, platform: str, dtype: torch.dtype, group: int, lk: int, lv: int, is_mla: bool = False) -> Tiles:
+    """Tiles for `group` query heads per KV head, keys of `lk` and values of `lv` columns, multiplied in `dtype`.
 
     MHA takes the normal path, and so does GQA whose tiles do not fit the shared memory even with 16 keys (float32 keys of
     over 512 columns on "cuda", say). `platform` is "hip" or "cuda"; ValueError otherwise.
     """
-    _require(platform in SHARED_MEMORY, f"{platform=}: must be one of {', '.join(map(repr, SHARED_MEMORY))}")
-    block_dk, block_dv = (max(16, triton.next_power_of_2(size)) for size in (lk, lv))
-    grouped = _grouped_tiles(platform, dtype.itemsize, block_dk, block_dv) if group > 1 else None
-    return grouped or _normal_tiles(platform, block_dk, block_dv)
+    require(platform in SHARED_MEMORY, f"{platform=}: must be one of {', '.join(map(repr, SHARED_MEMORY))}")
+    widths = _tile_widths(lk, lv, is_mla=is_mla)
+    grouped = _grouped_tiles(platform, dtype.itemsize, widths) if group > 1 else None
+    return grouped or _normal_tiles(platform, widths)
 
 
-def _grouped_tiles(platform: str, itemsize: int, block_dk: int, block_dv: int) -> Tiles | None:
+def _tile_widths(lk: int, lv: int, *, is_mla: bool) -> dict[str, int]:
+    """Columns of the tiles of K, its PE slab and V: at least 16 each, which a dot needs on NVIDIA, or no PE slab at all."""
+    block_dk, block_dpe, block_dv = (max(16, triton.next_power_of_2(size)) for size in (lk, lk - lv, lv))
+    if is_mla:
+        # The slab that serves as V is as wide as the accumulator, whatever is left of K.
+        block_dk = block_dv
+    return {"block_dk": block_dk, "block_dpe": block_dpe if is_mla and lk > lv else 0, "block_dv": block_dv}
+
+
+def _grouped_tiles(platform: str, itemsize: int, widths: dict[str, int]) -> Tiles | None:
     """16 heads (matrix instructions have no fewer rows) and as many keys, at least 16, as fit; None if nothing fits."""
-    stages = 1 if platform == "hip" or block_dk >= 1024 else 2
+    stages = 1 if platform == "hip" or widths["block_dk"] >= 1024 else 2
     for block_n in (16,) if platform == "hip" else (32, 16):
-        tiles = Tiles(block_h=16, block_n=block_n, block_dk=block_dk, block_dv=block_dv, num_warps=4, num_stages=stages)
+        tiles = Tiles(block_h=16, block_n=block_n, **widths, num_warps=4, num_stages=stages)
         if _shared_bytes(tiles, platform, itemsize) <= SHARED_MEMORY[platform]:
             return tiles
     return None
 
 
-def _normal_tiles(platform: str, block_dk: int, block_dv: int) -> Tiles:
+def _normal_tiles(platform: str, widths: dict[str, int]) -> Tiles:
     """One head and as many keys as stay in registers: 64 x 256 elements do, 64 x 1024 spill 2.5 KB a thread on sm_86."""
-    most = 64 * 256 // max(block_dk, block_dv)
+    most = 64 * 256 // max(widths.values())
     block_n = max(1, min(8 if platform == "hip" else 64, most))
-    return Tiles(block_h=1, block_n=block_n, block_dk=block_dk, block_dv=block_dv, num_warps=4, num_stages=2)
+    return Tiles(block_h=1, block_n=block_n, **widths, num_warps=4, num_stages=2)
 
 
 def _shared_bytes(tiles: Tiles, platform: str, itemsize: int) -> int:
@@ -191,80 +222,7 @@ def _matrix_options(platform: str, tiles: Tiles) -> dict[str, int]:
     return {"waves_per_eu": 1, "matrix_instr_nonkdim": 16, "kpack": 1 if deprecated else 2}
 
 
-def _paged(name: str, cache: torch.Tensor, page_size: int) -> torch.Tensor:
-    """`cache` as a view [pages, page_size, KV heads, columns]."""
-    _require(page_size >= 1, f"{page_size=}: must be at least 1")
-    if cache.dim() == 4:
-        _require(cache.shape[1] == page_size, f"{name} has pages of {cache.shape[1]} tokens: must be {page_size=}")
-        return cache
-    _require(cache.dim() == 3, f"{name} has {cache.dim()} dimensions: must be 4, or 3 with all tokens in the first")
-    _require(cache.shape[0] % page_size == 0, f"{name} has {cache.shape[0]} tokens: must be a multiple of {page_size=}")
-    pages: torch.Tensor = cache.unflatten(0, (cache.shape[0] // page_size, page_size))
-    return pages
-
-
-def _check_tensors(tensors: dict[str, torch.Tensor]) -> None:
-    _check_shapes(tensors)
-    _check_dtypes(tensors)
-    _check_layout(tensors)
-
-
-def _check_shapes(tensors: dict[str, torch.Tensor]) -> None:
-    query, values = tensors["query"], tensors["value_cache"]
-    _require(query.dim() == 3, f"query has {query.dim()} dimensions: must be 3, [rows, heads, columns]")
-    rows, heads, lk = query.shape
-    pages, page_size, kv_heads, lv = values.shape
-    _require(
-        kv_heads > 0 and heads > 0 and heads % kv_heads == 0, f"{heads} query heads: must be a multiple of {kv_heads} KV heads"
-    )
-    _require(lk > 0 and lv > 0, f"keys have {lk} columns and values {lv}: must be at least 1")
-    expected = {
-        "key_cache": (pages, page_size, kv_heads, lk),
-        "block_table": (rows, *tensors["block_table"].shape[-1:]),
-        "seq_lens": (rows,),
-        "output": (rows, heads, lv),
-        "lse": (rows, heads),
-    }
-    for name, shape in expected.items():
-        actual = tuple(tensors[name].shape)
-        _require(actual == shape, f"{name} has shape {actual}: must be {shape} beside the other tensors")
-
-
-def _check_dtypes(tensors: dict[str, torch.Tensor]) -> None:
-    dtype = tensors["query"].dtype
-    allowed = {
-        "query": DTYPES,
-        "key_cache": (dtype,),
-        "value_cache": (dtype,),
-        "block_table": (torch.int32,),
-        "seq_lens": (torch.int32, torch.int64),
-        "output": (dtype, torch.float32),
-        "lse": (torch.float32,),
-    }
-    for name, tensor in tensors.items():
-        choices = " or ".join(map(str, dict.fromkeys(allowed[name])))
-        _require(tensor.dtype in allowed[name], f"{name} is {tensor.dtype}: must be {choices}")
-
-
-def _check_layout(tensors: dict[str, torch.Tensor]) -> None:
-    for name, tensor in tensors.items():
-        step = tensor.stride(-1)
-        _require(step == 1 or tensor.shape[-1] <= 1, f"{name} has stride {step} in its last dimension: must be 1, dense")
-        _require(tensor.device == tensors["query"].device, f"{name} is on {tensor.device}: must be where the query is")
-
-
-def _check_numbers(sm_scale: float, logit_cap: float, num_kv_splits: int) -> None:
-    _require(math.isfinite(sm_scale), f"{sm_scale=}: must be finite")
-    _require(0 <= logit_cap < math.inf, f"{logit_cap=}: must be finite, and 0 for no cap")
-    _require(num_kv_splits >= 1, f"{num_kv_splits=}: must be at least 1")
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(message)
-
-
-@triton.jit(do_not_specialize=("table_row_stride", "heads", "group", "page_size", "num_kv_splits"))
+@triton.jit(do_not_specialize=("k_scale", "v_scale", "table_row_stride", "heads", "group", "page_size", "num_kv_splits"))
 def _attend_split(
     query,
     keys,
@@ -273,6 +231,8 @@ def _attend_split(
     seq_lens,
     partial_output,
     partial_lse,
+    k_scale,
+    v_scale,
     query_row_stride,
     query_head_stride,
     key_page_stride,
@@ -293,8 +253,10 @@ def _attend_split(
     block_h: tl.constexpr,
     block_n: tl.constexpr,
     block_dk: tl.constexpr,
+    block_dpe: tl.constexpr,
     block_dv: tl.constexpr,
     has_cap: tl.constexpr,
+    is_mla: tl.constexpr,
 ):
     """Phase 1, grid (rows, KV heads * head blocks per KV head, splits): online softmax over one split of a row's keys.
 
@@ -314,10 +276,15 @@ def _attend_split(
     first = split * split_len
     last = tl.minimum(first + split_len, seq_len)
 
+    # The slab of an MLA key that serves as its value must be 0 behind column Lv, as any value tile.
+    columns_k = lv if is_mla else lk
     dims_k = tl.arange(0, block_dk)
+    dims_pe = lv + tl.arange(0, block_dpe) if block_dpe > 0 else None
     dims_v = tl.arange(0, block_dv)
     query_rows = query + row * query_row_stride + head * query_head_stride
-    query_tile = tl.load(query_rows[:, None] + dims_k[None, :], mask=head_live[:, None] & (dims_k < lk)[None, :], other=0.0)
+    query_tile = _load_tile(query_rows, dims_k, head_live, columns_k)
+    query_tile_pe = _load_tile(query_rows, dims_pe, head_live, lk) if block_dpe > 0 else None
+    key_scale, value_scale = _load_scale(k_scale), _load_scale(v_scale)
     table_row = block_table + row * table_row_stride
     keys += kv_head * key_head_stride
     values += kv_head * value_head_stride
@@ -332,10 +299,13 @@ def _attend_split(
         slot = (tokens % page_size).to(tl.int64)
         key_rows = keys + page * key_page_stride + slot * key_slot_stride
         value_rows = values + page * value_page_stride + slot * value_slot_stride
-        key_tile = tl.load(key_rows[:, None] + dims_k[None, :], mask=live[:, None] & (dims_k < lk)[None, :], other=0.0)
-        value_tile = tl.load(value_rows[:, None] + dims_v[None, :], mask=live[:, None] & (dims_v < lv)[None, :], other=0.0)
+        key_tile = _load_cached(key_rows, dims_k, live, columns_k, key_scale, query_tile.dtype)
+        value_tile = key_tile if is_mla else _load_cached(value_rows, dims_v, live, lv, value_scale, query_tile.dtype)
 
-        scores = _scores(query_tile, key_tile) * sm_scale
+        scores = _scores(query_tile, key_tile)
+        if block_dpe > 0:
+            scores += _scores(query_tile_pe, _load_cached(key_rows, dims_pe, live, lk, key_scale, query_tile.dtype))
+        scores *= sm_scale
         if has_cap:
             scores = _soft_cap(scores, logit_cap)
         scores = tl.where(live[None, :], scores, float("-inf"))
@@ -355,6 +325,27 @@ def _attend_split(
         acc / total[:, None],
         mask=(head_live & (first < last))[:, None] & (dims_v < lv)[None, :],
     )
+
+
+@triton.jit
+def _load_scale(scale):
+    """The one element behind `scale`, or 1 for None."""
+    return tl.load(scale) if scale is not None else 1.0
+
+
+@triton.jit
+def _load_tile(rows, dims, live, columns):
+    """Columns `dims` of `rows`, [rows, dims]; 0 in rows that are not `live` and behind the last of `columns`."""
+    return tl.load(rows[:, None] + dims[None, :], mask=live[:, None] & (dims < columns)[None, :], other=0.0)
+
+
+@triton.jit
+def _load_cached(rows, dims, live, columns, scale, dtype: tl.constexpr):
+    """A tile of K or V; FP8 codes are multiplied by `scale` in float32 and rounded to `dtype`."""
+    tile = _load_tile(rows, dims, live, columns)
+    if tile.dtype.is_fp8():
+        tile = (tile.to(tl.float32) * scale).to(dtype)
+    return tile
 
 
 @triton.jit

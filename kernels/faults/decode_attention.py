@@ -71,7 +71,7 @@ FAULTS = (
         "description": "Lanes past the last key look up a page in the tail of the block table and read a key there.",
         "patches": (
             ("tl.load(table_row + tokens // page_size, mask=live, other=0)", "tl.load(table_row + tokens // page_size)"),
-            ("mask=live[:, None] & (dims_k < lk)[None, :]", "mask=(dims_k < lk)[None, :]"),
+            ("_load_cached(key_rows, dims_k, live, columns_k", "_load_cached(key_rows, dims_k, tokens >= 0, columns_k"),
         ),
         "checks": ("bounds",),
     },
@@ -134,7 +134,7 @@ FAULTS = (
         "patches": (
             ("live = tokens < last", "live = tokens < last\n        mapped = tokens // page_size <= (last - 1) // page_size"),
             ("tokens // page_size, mask=live", "tokens // page_size, mask=mapped"),
-            ("mask=live[:, None] & (dims_v < lv)[None, :]", "mask=mapped[:, None] & (dims_v < lv)[None, :]"),
+            ("_load_cached(value_rows, dims_v, live", "_load_cached(value_rows, dims_v, mapped"),
         ),
         "checks": ("nan",),
     },
@@ -182,7 +182,7 @@ FAULTS = (
         "kernel": "decode_attention",
         "description": "Inner products are capped first and scaled afterwards.",
         "patches": (
-            ("_scores(query_tile, key_tile) * sm_scale", "_scores(query_tile, key_tile)"),
+            ("        scores *= sm_scale\n", ""),
             ("tl.where(live[None, :], scores, ", "tl.where(live[None, :], scores * sm_scale, "),
         ),
         "checks": ("mismatch",),
@@ -204,7 +204,7 @@ FAULTS = (
                 "live = tokens < last\n        tail = (tokens >= seq_len) & (tokens // page_size <= (seq_len - 1) // page_size)",
             ),
             ("tokens // page_size, mask=live", "tokens // page_size, mask=live | tail"),
-            ("mask=live[:, None] & (dims_k < lk)[None, :]", "mask=(live | tail)[:, None] & (dims_k < lk)[None, :]"),
+            ("_load_cached(key_rows, dims_k, live, columns_k", "_load_cached(key_rows, dims_k, live | tail, columns_k"),
             (
                 'scores = tl.where(live[None, :], scores, float("-inf"))',
                 'scores = tl.where((live | tail)[None, :], scores, float("-inf"))',
