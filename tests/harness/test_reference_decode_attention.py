@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from tridiff.reference.decode_attention import Contract, attend, bounds, gamma, reference
+from tridiff.reference.attention_bound import Contract, Operand, bounds, gamma
+from tridiff.reference.decode_attention import attend, reference
 
 HUGE_PAGE = 2**31 - 1
 ROUNDING = {"p_dtype": "float32", "block_n": 16, "num_kv_splits": 4, "dot_precision": "ieee"}
@@ -289,16 +290,47 @@ def test_steps_from_tile_to_row(keys: int, splits: int, block_n: int, expected: 
 
 
 def test_unit_roundoffs() -> None:
-    """u_p and eta_p are those of the dtype p is cast to, and 0 for float32; tf32 loses bits of float32 operands only."""
-    half = {name: value.half() for name, value in random_inputs().items() if name in {"query", "key_cache", "value_cache"}}
-
+    """u_p and eta_p are those of the dtype p is cast to, and 0 for float32."""
     assert (contract().p_unit, contract().p_subnormal) == (0.0, 0.0)
     assert (contract(p_dtype="bfloat16").p_unit, contract(p_dtype="bfloat16").p_subnormal) == (2.0**-8, 2.0**-133)
     assert (contract(p_dtype="float16").p_unit, contract(p_dtype="float16").p_subnormal) == (2.0**-11, 2.0**-24)
-    assert (contract().qk_unit, contract().pv_unit) == (0.0, 0.0)
-    assert (contract(dot_precision="tf32").qk_unit, contract(dot_precision="tf32").pv_unit) == (2.0**-9, 2.0**-9)
-    tf32_of_half = contract(random_inputs() | half, dot_precision="tf32", p_dtype="float16")
-    assert (tf32_of_half.qk_unit, tf32_of_half.pv_unit) == (0.0, 0.0)
+
+
+NUMBERS = torch.tensor([0.0, 2.0**-149, 2.0**-130, 2.0**-126, 2.0**-20, 2.0**-14, 3.0], dtype=torch.float64)
+"""From zero and the subnormals of float32 over those of float16 to what is normal everywhere."""
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_products_take_nothing_from_their_operands_by_default(dtype: torch.dtype) -> None:
+    """Operands of every dtype are exact."""
+    assert Operand.of(dtype, ROUNDING).loss(NUMBERS) is None
+
+
+def test_tf32_cuts_float32_operands_only() -> None:
+    """13 bits of a float32, which is more of a subnormal; bf16, fp16 and folded FP8 codes fit into tf32."""
+    tf32 = ROUNDING | {"dot_precision": "tf32"}
+
+    loss = Operand.of(torch.float32, tf32).loss(NUMBERS)
+
+    assert loss is not None
+    torch.testing.assert_close(loss[3:], NUMBERS[3:] * 2.0**-10, rtol=0, atol=0)
+    torch.testing.assert_close(loss[:3], torch.tensor([0.0, 2.0**-149, 2.0**-136], dtype=torch.float64), rtol=1e-2, atol=0)
+    assert Operand.of(torch.bfloat16, tf32).loss(NUMBERS) is None
+    assert Operand.of(torch.float16, tf32).loss(NUMBERS) is None
+    assert Operand.of(torch.float32, tf32, folded=2.0).loss(NUMBERS) is None
+
+
+@pytest.mark.parametrize(("dtype", "first"), [(torch.float32, 3), (torch.bfloat16, 3), (torch.float16, 5)])
+def test_flushing_takes_the_whole_of_a_subnormal(dtype: torch.dtype, first: int) -> None:
+    """What lies below the operand's normal range, and nothing of the rest; of a folded code, below that range times the scale."""
+    flushing = ROUNDING | {"flushes_subnormals": True}
+
+    loss, folded = Operand.of(dtype, flushing).loss(NUMBERS), Operand.of(dtype, flushing, folded=2.0).loss(2 * NUMBERS)
+
+    assert loss is not None
+    assert folded is not None
+    assert torch.equal(loss, torch.cat([NUMBERS[:first], torch.zeros(len(NUMBERS) - first)]))
+    assert torch.equal(folded, 2 * loss)
 
 
 def test_gamma_exceeds_its_first_order_and_ends_in_infinity() -> None:

@@ -1,0 +1,297 @@
+"""How far a correct float32 softmax attention may be off: `Contract` says what a kernel computes, `bounds` by how much it may err.
+
+Throughout, n is the number of keys of a row and g the number of query heads that share one KV head. The derivation of every
+term is told in `docs/explanation/tolerance.md`; the constants are explained where they are used.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+UNIT = 2.0**-24
+"""Unit roundoff of float32, in which every kernel accumulates."""
+
+UNIT_TF32 = 2.0**-10
+"""Largest relative error of a float32 operand taken as tf32: 11 significant bits, the rest cut off and not rounded (H200)."""
+
+UNIT_FLOAT64 = 2.0**-53
+"""Unit roundoff of float64, in which the reference computes."""
+
+UNDERFLOW = 2.0**-150
+"""Largest error of a float32 product or quotient below the normal range: half of the smallest subnormal."""
+
+UNDERFLOW_TF32 = 2.0**-136
+"""What a float32 below the normal range may lose as a tf32 operand: all of its last 13 bits."""
+
+NORMAL = 2.0**-126
+"""Smallest normal float32: what a flushed result may lose. GPUs flush exp2 (v_exp_f32, ex2.approx.ftz)."""
+
+FP8_DTYPES = (torch.float8_e4m3fn, torch.float8_e4m3fnuz, torch.float8_e5m2)
+"""Cache dtypes that hold codes, to be multiplied by a scale."""
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+"""What p, and a dequantised key or value, may be rounded to."""
+
+FOLDED = "folded"
+"""Instead of such a dtype: FP8 codes enter the products as they are, and their scales multiply the scores and the output."""
+
+_LARGEST = torch.finfo(torch.float32).max
+
+
+@dataclass(frozen=True, kw_only=True)
+class Operand:
+    """What a matrix product may take from a number x before it multiplies: `cut` * |x|, and up to `lost` if |x| < `normal`."""
+
+    cut: float = 0.0
+    normal: float = 0.0
+    lost: float = 0.0
+
+    @classmethod
+    def of(cls, dtype: torch.dtype, rounding: Mapping[str, Any], folded: float | None = None) -> Operand:
+        """An operand held in `dtype`; `folded`: the scale of FP8 codes that are held there unscaled, and fit into tf32."""
+        normal = float(torch.finfo(dtype).smallest_normal) * (1.0 if folded is None else folded)
+        tf32 = rounding["dot_precision"] == "tf32" and dtype == torch.float32 and folded is None
+        lost = normal if rounding.get("flushes_subnormals", False) else UNDERFLOW_TF32 if tf32 else 0.0
+        return cls(cut=UNIT_TF32 if tf32 else 0.0, normal=normal, lost=lost)
+
+    def loss(self, magnitude: Tensor) -> Tensor | None:
+        """How much each of the numbers of these magnitudes may lose; None if nothing."""
+        if not self.cut and not (self.lost and bool((magnitude < self.normal).any())):
+            return None
+        return self.cut * magnitude + magnitude.clamp(max=self.lost).masked_fill(magnitude >= self.normal, 0.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contract:
+    """What the kernel computes and where it rounds, as far as the bound depends on it.
+
+    `scale`, `cap`: sm_scale and logit_cap (0: off). `output`, `lse`: limits of the dtypes stored. `p_unit`, `p_subnormal`:
+    unit roundoff and smallest subnormal of the dtype that p is cast to before the PV product, 0 if it stays float32.
+    `query`, `key`, `value`, `p`: what the two products take from their operands. `underflow`: absolute error of a float32
+    product or quotient below the normal range. `key_scale`, `value_scale`: scales of FP8 codes folded into scores and output,
+    else None. `block_n`: keys per tile. `splits`: KV splits.
+    """
+
+    scale: float
+    cap: float
+    output: torch.finfo
+    lse: torch.finfo
+    p_unit: float
+    p_subnormal: float
+    query: Operand
+    key: Operand
+    value: Operand
+    p: Operand
+    underflow: float
+    key_scale: float | None
+    value_scale: float | None
+    block_n: int
+    splits: int
+
+    @classmethod
+    def of(
+        cls, inputs: Mapping[str, Any], rounding: Mapping[str, Any], *, key_scale: float = 1.0, value_scale: float = 1.0
+    ) -> Contract:
+        """Combine what `inputs` ask for with the `rounding` a kernel declares.
+
+        `key_scale`, `value_scale`: of FP8 caches. Raises KeyError for an entry of `rounding` that is missing (`dequantised`
+        only where the caches are FP8), ValueError for one that is unknown.
+        """
+        _require_rounding(rounding)
+        p_dtype, query_dtype, cache_dtype = DTYPES[rounding["p_dtype"]], inputs["query"].dtype, inputs["key_cache"].dtype
+        folded = cache_dtype in FP8_DTYPES and rounding["dequantised"] == FOLDED
+        key_fold, value_fold = (key_scale, value_scale) if folded else (None, None)
+        multiplied = query_dtype if folded else DTYPES[rounding["dequantised"]] if cache_dtype in FP8_DTYPES else cache_dtype
+        p_limits = torch.finfo(p_dtype)
+        return cls(
+            scale=float(inputs["sm_scale"]),
+            cap=float(inputs["logit_cap"]),
+            output=torch.finfo(inputs["output"].dtype),
+            lse=torch.finfo(inputs["lse"].dtype),
+            p_unit=0.0 if p_dtype == torch.float32 else _unit(p_limits),
+            p_subnormal=0.0 if p_dtype == torch.float32 else _subnormal(p_limits),
+            query=Operand.of(query_dtype, rounding),
+            key=Operand.of(multiplied, rounding, key_fold),
+            value=Operand.of(multiplied, rounding, value_fold),
+            p=Operand.of(p_dtype, rounding),
+            underflow=NORMAL if rounding.get("flushes_subnormals", False) else UNDERFLOW,
+            key_scale=key_fold,
+            value_scale=value_fold,
+            block_n=int(rounding["block_n"]),
+            splits=int(rounding["num_kv_splits"]),
+        )
+
+    def logits(self, query: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
+        """Exact logits [g, n] of `query` [g, Lk] and `keys` [n, Lk], and how far a kernel's logits may be off before softmax.
+
+        The product has Lk multiplications and sums; two more roundings are of sm_scale and of the product with it, and a folded
+        scale of the keys adds one. The cap passes an error on as its slope allows. Where a float32 product may overflow the
+        error is infinite.
+        """
+        raw = self.scale * (query @ keys.T)
+        query, keys = query.abs(), keys.abs()
+        products = query @ keys.T
+        raw_error = gamma(query.shape[1] + 2 + (self.key_scale is not None)) * products
+        query_loss, key_loss = self.query.loss(query), self.key.loss(keys)
+        if query_loss is not None:
+            raw_error += query_loss @ keys.T
+        if key_loss is not None:
+            raw_error += query @ key_loss.T
+        raw_error *= abs(self.scale)
+        exact = self.capped(raw)
+        error = torch.maximum(self.capped(raw + raw_error) - exact, exact - self.capped(raw - raw_error))
+        error[products * _unscaled(self.key_scale) * max(1.0, abs(self.scale)) > _LARGEST] = math.inf
+        return exact, error
+
+    def capped(self, logits: Tensor) -> Tensor:
+        """`cap * tanh(logits / cap)`, or the logits themselves when there is no cap."""
+        return self.cap * torch.tanh(logits / self.cap) if self.cap > 0 else logits
+
+    def steps(self, keys: int) -> int:
+        """Longest way of a key through a row of `keys` >= 1 keys: the tiles of the longest split, then the splits not empty."""
+        length = -(-keys // self.splits)
+        return -(-length // self.block_n) + -(-keys // length)
+
+
+def bounds(
+    contract: Contract, logits: Tensor, logit_error: Tensor, values: Tensor, exact: tuple[Tensor, Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Bound the legitimate difference of output [g, Lv] and lse [g] from `exact`, for one KV head of one row.
+
+    `logits` [g, n] and `logit_error` [g, n] as `Contract.logits` gives them, `values` [n, Lv].
+    """
+    output, lse = exact
+    error = logit_error + UNIT * softmax_roundings(contract, logits, lse)
+    # 2 block_n: sums of a tile's products and of its p. 6 steps: joining a tile to its split, or a split to the row, takes a
+    # product and a sum in numerator and denominator each, and an exp that is off by an ulp. 16: p, the weight of the split,
+    # the divisions of the split and of the row, up to two ulps each. 1: the product with a folded scale of the values.
+    steps = contract.steps(logits.shape[1])
+    relative = gamma(2 * contract.block_n + 6 * steps + 16 + (contract.value_scale is not None))
+
+    output_error = _output_error(contract, logits, error, values, output, relative)
+    lse_error = torch.logsumexp(logits + error, dim=1) - lse + relative
+
+    output_error[logit_error.isinf().any(dim=1)] = math.inf
+    return _stored(output, output_error, contract.output), _stored(lse, lse_error, contract.lse)
+
+
+def softmax_roundings(contract: Contract, logits: Tensor, lse: Tensor) -> Tensor:
+    """Error, in unit roundoffs, that the softmax itself adds to each logit [g, n].
+
+    4|s|: the cap's division and product, or the factor log2(e) of a base-2 softmax. 4(max - s): the differences from running
+    maxima add up to it; each is rounded, and so is the argument of exp. 8 cap: tanh(x) as 2 sigmoid(2x) - 1 is off by up to 8
+    units for any x. 2(|lse| + ln n): a split's keys are weighted by its lse, which is the rounded maximum + ln(sum).
+    """
+    below_maximum = logits.amax(dim=1, keepdim=True) - logits
+    split_lse = lse.abs()[:, None] + math.log(logits.shape[1])
+    return 4 * logits.abs() + 4 * below_maximum + 8 * contract.cap + 2 * split_lse
+
+
+def _output_error(contract: Contract, logits: Tensor, error: Tensor, values: Tensor, output: Tensor, relative: float) -> Tensor:
+    """Error of the output [g, Lv] before it is stored; `relative`: of numerator and denominator together."""
+    # The largest weight of key t when its logit is off by +error and all logits of the denominator by -error. No weight
+    # exceeds 1; the exponent is clamped so that infinity never meets a zero.
+    exponent = logits + error - torch.logsumexp(logits - error, dim=1, keepdim=True)
+    heaviest = exponent.clamp(max=600.0).exp()
+    weight = heaviest.clamp(max=1.0)
+    magnitude = values.abs()
+    weighted = weight @ magnitude
+    total_magnitude = magnitude.sum(dim=0)
+
+    moved = _moved(logits, error, heaviest * -torch.expm1(-error), values, output)
+    moved += (contract.p_unit + contract.p.cut) * weighted
+    value_loss = contract.value.loss(magnitude)
+    if value_loss is not None:
+        moved += weight @ value_loss
+    moved += _subnormal_p(contract, logits, error, weight, magnitude)
+    # A key whose p, or whose rescaling on its way to the row, is flushed is lost as a whole, once: it weighed less than NORMAL.
+    moved += NORMAL * total_magnitude
+    moved += _underflow(contract, len(values))
+
+    total = moved + relative * (weighted + output.abs() + moved)
+    # The accumulator before division is at most sum |v|: beyond float32 it may legitimately overflow.
+    largest = total_magnitude * _unscaled(contract.value_scale) * (1 + contract.p_unit + relative)
+    total[:, largest > _LARGEST] = math.inf
+    return total
+
+
+def _moved(logits: Tensor, error: Tensor, gain: Tensor, values: Tensor, output: Tensor) -> Tensor:
+    """How far wrong weights move the output [g, Lv]: towards some values by `gain` [g, n] each; it stays between them.
+
+    The float64 output makes the errors of a float32 one, 2^29 times smaller: a great gain would multiply them, so every
+    distance includes them.
+    """
+    noise = (torch.softmax(logits, dim=1) * UNIT_FLOAT64 * (len(values) + error / UNIT)) @ values.abs()
+    moved = gain.sum(dim=1, keepdim=True) * noise
+    distance = torch.empty_like(values)
+    for head in range(len(gain)):
+        moved[head] += gain[head] @ torch.sub(values, output[head], out=distance).abs_()
+    return torch.minimum(moved, torch.maximum(values.amax(dim=0) - output, output - values.amin(dim=0)))
+
+
+def _subnormal_p(contract: Contract, logits: Tensor, error: Tensor, weight: Tensor, magnitude: Tensor) -> Tensor:
+    """What subnormal p lose in the cast, and in a product that flushes them; p is relative to at most the heaviest key."""
+    top = weight.amax(dim=1, keepdim=True)
+    lost = contract.p_subnormal / 2 * top * magnitude.sum(dim=0)
+    if contract.p.lost < contract.p.normal:
+        return lost
+    least = torch.exp(logits - error - (logits + error).amax(dim=1, keepdim=True))
+    flushed = torch.minimum(weight, contract.p.normal * top)
+    # 1 %: far more than the roundings of the softmax and of the cast.
+    return lost + flushed.masked_fill(least > 1.01 * contract.p.normal, 0.0) @ magnitude
+
+
+def _underflow(contract: Contract, keys: int) -> float:
+    """Absolute error of results below the normal range.
+
+    One product per key, one per step, the divisions of the split and of the row and a product with a folded scale; where
+    subnormals are flushed, the sums too.
+    """
+    results = 2 * (keys + contract.steps(keys)) + 3
+    return contract.underflow * results * max(1.0, contract.value_scale or 1.0)
+
+
+def _stored(value: Tensor, error: Tensor, dtype: torch.finfo) -> Tensor:
+    """Bound after rounding `value` +- `error` to `dtype`; infinite where the rounded value may overflow."""
+    bound = error + _unit(dtype) * (value.abs() + error) + _subnormal(dtype) / 2
+    return bound.masked_fill(value.abs() + error > dtype.max, math.inf)
+
+
+def gamma(roundings: float) -> float:
+    """Relative error of `roundings` float32 roundings in a row: k u / (1 - k u) (Higham, Accuracy and Stability, 3.1)."""
+    product = roundings * UNIT
+    return product / (1 - product) if product < 1 else math.inf
+
+
+def _unscaled(scale: float | None) -> float:
+    """How much larger than the scaled result a result may be to which the folded `scale` is not yet applied."""
+    return 1.0 if scale is None else max(1.0, 1.0 / scale)
+
+
+def _unit(dtype: torch.finfo) -> float:
+    return float(dtype.eps) / 2
+
+
+def _subnormal(dtype: torch.finfo) -> float:
+    return float(dtype.smallest_normal) * float(dtype.eps)
+
+
+def _require_rounding(rounding: Mapping[str, Any]) -> None:
+    _require_known("p_dtype", rounding["p_dtype"], tuple(DTYPES))
+    _require_known("dot_precision", rounding["dot_precision"], ("ieee", "tf32"))
+    if "dequantised" in rounding:
+        _require_known("dequantised", rounding["dequantised"], (*DTYPES, FOLDED))
+    for name in ("block_n", "num_kv_splits"):
+        if rounding[name] < 1:
+            raise ValueError(f"rounding[{name!r}] is {rounding[name]!r}: must be at least 1")
+
+
+def _require_known(name: str, value: object, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise ValueError(f"rounding[{name!r}] is {value!r}: must be one of {', '.join(known)}")
