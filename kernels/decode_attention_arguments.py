@@ -109,7 +109,9 @@ def _check_mla(keys: torch.Tensor, values: torch.Tensor, scales: Tensors) -> Non
     kv_heads, lk, lv = *keys.shape[2:], values.shape[-1]
     require(kv_heads == 1, f"is_mla with {kv_heads} KV heads: must be 1")
     require(lk >= lv, f"is_mla with keys of {lk} columns and values of {lv}: values cannot be wider than keys")
-    places = [(tensor.data_ptr(), tensor.stride()) for tensor in (keys, values)]
+    # Of an axis of size 1 torch makes up the stride when it splits tokens into pages.
+    outer = [axis for axis in range(3) if keys.shape[axis] > 1]
+    places = [(tensor.data_ptr(), [tensor.stride(axis) for axis in outer]) for tensor in (keys, values)]
     require(
         places[0] == places[1],
         f"is_mla with value_cache of strides {values.stride()} in other memory than key_cache of strides {keys.stride()}: "
