@@ -109,13 +109,12 @@ def _check_mla(keys: torch.Tensor, values: torch.Tensor, scales: Tensors) -> Non
     kv_heads, lk, lv = *keys.shape[2:], values.shape[-1]
     require(kv_heads == 1, f"is_mla with {kv_heads} KV heads: must be 1")
     require(lk >= lv, f"is_mla with keys of {lk} columns and values of {lv}: values cannot be wider than keys")
-    # Of an axis of size 1 torch makes up the stride when it splits tokens into pages.
-    outer = [axis for axis in range(3) if keys.shape[axis] > 1]
-    places = [(tensor.data_ptr(), [tensor.stride(axis) for axis in outer]) for tensor in (keys, values)]
+    # What step a dimension of size 1 has does not matter, and torch changes it at will.
+    steps = [[step for step, size in zip(cache.stride(), cache.shape[:3], strict=False) if size > 1] for cache in (keys, values)]
     require(
-        places[0] == places[1],
-        f"is_mla with value_cache of strides {values.stride()} in other memory than key_cache of strides {keys.stride()}: "
-        f"must be a view, key_cache[..., :{lv}]",
+        keys.data_ptr() == values.data_ptr() and steps[0] == steps[1],
+        f"value_cache is not key_cache[..., :{lv}] when is_mla: must be a view of it, in pages of the same memory, "
+        f"but their strides are {values.stride()} and {keys.stride()}",
     )
-    one = len({scale.data_ptr() for scale in scales.values()}) == 1 and len(scales) == 2
-    require(not scales or one, "is_mla with a v_scale that is not k_scale: must be the same tensor, or both None")
+    addresses = [scales[name].data_ptr() if name in scales else None for name in ("k_scale", "v_scale")]
+    require(addresses[0] == addresses[1], "v_scale is not k_scale when is_mla: must be the same tensor, or both None")

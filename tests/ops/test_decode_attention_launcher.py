@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from launching import captured
 
 from tridiff.kernels.decode_attention import SHARED_MEMORY, choose_tiles, decode_attention, rounding
 
@@ -27,6 +28,12 @@ def arguments() -> dict[str, Any]:
         "num_kv_splits": 1,
         "platform": "hip",
     }
+
+
+def mla_arguments() -> dict[str, Any]:
+    """Legal arguments of MLA: as above with one KV head, values a view of the keys, and one scale for both."""
+    keys, scale = torch.zeros(3, 16, 1, 8), torch.ones(1)
+    return arguments() | {"key_cache": keys, "value_cache": keys[..., :4], "k_scale": scale, "v_scale": scale, "is_mla": True}
 
 
 Change = Callable[[dict[str, Any]], dict[str, Any]]
@@ -52,6 +59,19 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "infinite scale": (lambda a: {"sm_scale": float("inf")}, r"sm_scale=inf: must be finite"),
     "negative cap": (lambda a: {"logit_cap": -1.0}, r"logit_cap=-1.0: must be finite, and 0 for no cap"),
     "no splits": (lambda a: {"num_kv_splits": 0}, r"num_kv_splits=0: must be at least 1"),
+    "value dtype": (
+        lambda a: {"value_cache": a["value_cache"].to(torch.float8_e5m2)},
+        r"value_cache is torch.float8_e5m2: must be torch.float32",
+    ),
+    "bytes for FP8": (
+        lambda a: {"key_cache": a["key_cache"].byte()},
+        r"key_cache is torch.uint8: must be torch.float32 or torch.float8_e4m3fn or torch.float8_e4m3fnuz or torch.float8_e5m2",
+    ),
+    "FP8 query": (lambda a: {"query": a["query"].to(torch.float8_e5m2)}, r"query is torch.float8_e5m2: must be torch.float32"),
+    "a scale per head": (lambda a: {"k_scale": torch.ones(2)}, r"k_scale has shape \(2,\): must have one element"),
+    "scale in 2-D": (lambda a: {"v_scale": torch.ones(1, 1)}, r"v_scale has shape \(1, 1\): must have one element"),
+    "scale dtype": (lambda a: {"v_scale": torch.ones(1).double()}, r"v_scale is torch.float64: must be torch.float32"),
+    "scale device": (lambda a: {"k_scale": torch.ones(1, device="meta")}, r"k_scale is on meta: must be where the query is, cpu"),
     "platform": (lambda a: {"platform": "metal"}, r"platform='metal': must be one of 'hip', 'cuda'"),
 }
 
@@ -64,6 +84,65 @@ def test_refuses_what_the_contract_does_not_allow(change: Change, message: str) 
 
     with pytest.raises(ValueError, match=message):
         decode_attention(**wrong)
+
+
+MLA_REFUSED: dict[str, tuple[Change, str]] = {
+    "KV heads": (
+        lambda a: {"key_cache": torch.zeros(3, 16, 2, 8), "value_cache": torch.zeros(3, 16, 2, 4)},
+        r"is_mla with 2 KV heads: must be 1",
+    ),
+    "wider values": (
+        lambda a: {"value_cache": torch.zeros(3, 16, 1, 9), "output": torch.zeros(2, 4, 9)},
+        r"is_mla with keys of 8 columns and values of 9",
+    ),
+    "values elsewhere": (
+        lambda a: {"value_cache": torch.zeros(3, 16, 1, 8)[..., :4]},
+        r"value_cache is not key_cache\[\.\.\., :4\] when is_mla",
+    ),
+    "last columns": (lambda a: {"value_cache": a["key_cache"][..., 4:]}, r"value_cache is not key_cache\[\.\.\., :4\]"),
+    "other strides": (
+        lambda a: {"value_cache": a["key_cache"].as_strided((3, 16, 1, 4), (128, 4, 4, 1))},
+        r"their strides are \(128, 4, 4, 1\) and \(128, 8, 8, 1\)",
+    ),
+    "two scales": (lambda a: {"v_scale": torch.ones(1)}, r"v_scale is not k_scale when is_mla: .* or both None"),
+    "one scale": (lambda a: {"v_scale": None}, r"v_scale is not k_scale when is_mla"),
+}
+
+
+@pytest.mark.parametrize(("change", "message"), MLA_REFUSED.values(), ids=MLA_REFUSED)
+def test_refuses_what_is_no_mla(change: Change, message: str) -> None:
+    """MLA needs one KV head, values that are the first columns of its keys, and one scale; otherwise ValueError says what not."""
+    wrong = mla_arguments()
+    wrong |= change(wrong)
+
+    with pytest.raises(ValueError, match=message):
+        decode_attention(**wrong)
+
+
+@pytest.mark.parametrize("scale", [None, torch.ones(()), torch.ones(1)], ids=["none", "0-d", "1-d"])
+@pytest.mark.parametrize("flat", [False, True], ids=["pages", "tokens"])
+def test_accepts_mla(scale: torch.Tensor | None, *, flat: bool) -> None:
+    """Values may be a view of keys in pages or of single tokens, and the scale a number, a tensor of one element or None."""
+    legal = mla_arguments() | {"k_scale": scale, "v_scale": scale}
+    if flat:
+        legal |= {name: legal[name].flatten(0, 1) for name in ("key_cache", "value_cache")}
+
+    launches = captured(lambda: decode_attention(**legal))
+
+    assert [launch.specialisation.name.partition("-")[0] for launch in launches] == ["_attend_split", "_merge_splits"]
+
+
+def test_scales_concern_fp8_only() -> None:
+    """The kernel is given the scales of FP8 caches, and none for others."""
+    scales = {"k_scale": torch.ones(1), "v_scale": torch.ones(1)}
+    fp8 = {name: arguments()[name].to(torch.float8_e4m3fnuz) for name in ("key_cache", "value_cache")}
+
+    plain, quantised = (
+        captured(lambda given=given: decode_attention(**given))[0] for given in (arguments() | scales, arguments() | scales | fp8)
+    )
+
+    assert [plain.arguments[name] for name in scales] == [None, None]
+    assert all(quantised.arguments[name] is scale for name, scale in scales.items())
 
 
 def test_no_rows_launch_nothing() -> None:
