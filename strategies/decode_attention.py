@@ -37,9 +37,6 @@ NUM_KV_SPLITS = evenly((1, 2, 3, 4, 5, 8, 16, 64, 264))
 DTYPE_WEIGHTS = {"float32": 3, "bfloat16": 5, "float16": 2}
 NARROW_DTYPES = {"bfloat16": 5, "float16": 2}
 OUTPUT_DTYPES = {"same": 3, "float32": 1}
-SAME_DTYPE = {"same": 17}
-K_SCALES = {scale: 3 if scale in {0.37, 1.7} else 1 for scale in fp8.SCALES}
-V_SCALES = {scale: 2 if scale in {0.37, 1.7} else 1 for scale in fp8.SCALES}
 MLA = {False: 13, True: 8}
 SEQ_LENS_DTYPE_WEIGHTS = {"int32": 3, "int64": 1}
 
@@ -128,9 +125,8 @@ class DecodeAttentionCase:
                 scale = getattr(self, field)
                 require(scale == 1.0, f"{field}={scale}: must be 1.0 unless cache_dtype is an FP8 format")
             return
-        largest = fp8.LARGEST[self.cache_dtype] * max(self.k_scale, self.v_scale)
         require(
-            largest <= torch.finfo(DTYPES[self.dtype]).max,
+            fp8.stays_finite(self.cache_dtype, max(self.k_scale, self.v_scale), DTYPES[self.dtype]),
             f"k_scale={self.k_scale}, v_scale={self.v_scale}: {self.cache_dtype} times that overflows {self.dtype}",
         )
 
@@ -231,11 +227,14 @@ def _shapes(draw: st.DrawFn, platform: str, budget: Budget) -> dict[str, Any]:
 def _cases(
     draw: st.DrawFn, domain: Domain, shapes: st.SearchStrategy[dict[str, Any]], page_sizes: Weights[int], budget: Budget
 ) -> DecodeAttentionCase:
-    """Draws in the order in which fields should become simple: values, shape, lengths and pages, layouts, dtypes.
+    """Draws in the order in which fields should become simple: FP8, values, shape, lengths and pages, layouts, dtypes.
 
     Page size and splits come before the lengths, because those lie around their multiples.
     """
-    drawn = draw(profiles.profile_fields()) | draw(shapes)
+    types = draw(fp8.cache_types(domain.target))
+    drawn = types | draw(_profile(**types)) | draw(shapes)
+    if drawn["is_mla"] and "k_scale" in drawn:
+        drawn["v_scale"] = drawn["k_scale"]
     drawn |= draw(_extents(drawn, page_sizes, budget))
     drawn |= draw(paging.paging_fields())
     caches = _cache_shapes(drawn, paging.pool_size(drawn["seq_lens"], drawn["page_size"]))
@@ -247,8 +246,7 @@ def _cases(
     )
     drawn |= draw(layouts.row_fields())
     total = sum(shape.elements(drawn[f"{name}_layout"], drawn["gap"]) for name, shape in caches.items())
-    drawn |= draw(_types(domain.target, narrow=total * 4 > budget.cache_bytes))
-    drawn |= draw(_scales(drawn))
+    drawn |= draw(_types(**types, narrow=total * 4 > budget.cache_bytes))
     seed = draw(choose(SEEDS))
     return DecodeAttentionCase(**drawn, platform=domain.platform, seed=seed, **layouts.placement_fields(seed))
 
@@ -274,30 +272,26 @@ def _extents(draw: st.DrawFn, shape: Mapping[str, Any], page_sizes: Weights[int]
     return {"num_kv_splits": splits, "page_size": page_size, "seq_lens": lengths}
 
 
-@functools.cache
-def _types(target: str, *, narrow: bool) -> st.SearchStrategy[dict[str, Any]]:
-    """`cache_dtype`, `dtype`, `output_dtype` and `seq_lens_dtype`; with `narrow` bfloat16 stands in for float32."""
-    return fields(
-        cache_dtype=choose(SAME_DTYPE | fp8.formats(target)),
-        dtype=choose(NARROW_DTYPES if narrow else DTYPE_WEIGHTS),
-        output_dtype=choose(OUTPUT_DTYPES),
-        seq_lens_dtype=choose(SEQ_LENS_DTYPE_WEIGHTS),
+def _profile(cache_dtype: str, k_scale: float = 1.0, v_scale: float = 1.0) -> st.SearchStrategy[dict[str, Any]]:
+    """Values that suit the scales of FP8 caches."""
+    return profiles.profile_fields(
+        suits_keys=functools.partial(fp8.suits, cache_dtype, k_scale),
+        suits_values=functools.partial(fp8.suits, cache_dtype, v_scale),
     )
 
 
-@st.composite
-def _scales(draw: st.DrawFn, drawn: Mapping[str, Any]) -> dict[str, Any]:
-    """`k_scale` and `v_scale` of FP8 caches, which suit their values; one and the same for latent attention."""
-    cache_dtype, dtype = drawn["cache_dtype"], DTYPES[drawn["dtype"]]
-    if cache_dtype == "same":
-        return {}
-    k_scale = draw(choose(K_SCALES, lambda scale: fp8.fits(scale, cache_dtype, dtype, drawn["sigma"])))
-    if drawn["is_mla"]:
-        return {"k_scale": k_scale, "v_scale": k_scale}
-    return {
-        "k_scale": k_scale,
-        "v_scale": draw(choose(V_SCALES, lambda scale: fp8.fits(scale, cache_dtype, dtype, drawn["value_sigma"]))),
-    }
+@functools.cache
+def _types(cache_dtype: str, k_scale: float = 1.0, v_scale: float = 1.0, *, narrow: bool) -> st.SearchStrategy[dict[str, Any]]:
+    """`dtype`, `output_dtype` and `seq_lens_dtype`; with `narrow` bfloat16 stands in for float32, unless caches are in FP8."""
+    scale = max(k_scale, v_scale)
+    return fields(
+        dtype=choose(
+            NARROW_DTYPES if narrow and cache_dtype == "same" else DTYPE_WEIGHTS,
+            lambda name: fp8.stays_finite(cache_dtype, scale, DTYPES[name]),
+        ),
+        output_dtype=choose(OUTPUT_DTYPES),
+        seq_lens_dtype=choose(SEQ_LENS_DTYPE_WEIGHTS),
+    )
 
 
 def _cache_shapes(fields: Mapping[str, Any], num_pages: int) -> dict[str, CacheShape]:

@@ -6,9 +6,12 @@ vanish nor all saturate, and so that what is dequantised stays finite in the que
 
 from __future__ import annotations
 
-import torch
+from typing import Any
 
-from tridiff.strategies.draws import Weights
+import torch
+from hypothesis import strategies as st
+
+from tridiff.strategies.draws import Weights, choose
 
 DTYPES = {
     "float8_e4m3fn": torch.float8_e4m3fn,
@@ -26,11 +29,13 @@ _FORMATS = {
     "sm_86": {"float8_e5m2": 6},
 }
 
-SCALES = (1.0, 0.37, 1.7, 0.25, 4.0, 2.0**-6, 2.0**6, 2.0**-10, 2.0**-20)
-"""Powers of two and others; the last two for tiny values only, see `fits`."""
+K_SCALES = {1.0: 1, 0.37: 4, 1.7: 4, 0.25: 1, 4.0: 1, 2.0**-6: 1, 2.0**6: 1, 2.0**-10: 1}
+V_SCALES = {1.0: 1, 0.37: 3, 1.7: 3, 0.25: 1, 4.0: 1, 2.0**-6: 1, 2.0**6: 1, 2.0**-10: 1}
+"""Powers of two and others."""
 
+_SAME = 17
 _MOST_CODE = 0.25
-_LEAST_CODE = 2.0**-5
+_LEAST_CODE = 2.0**-6
 
 
 def formats(target: str) -> Weights[str]:
@@ -43,13 +48,29 @@ def formats(target: str) -> Weights[str]:
     return _FORMATS.get(target, _OCP)
 
 
-def fits(scale: float, cache_dtype: str, dtype: torch.dtype, sigma: float) -> bool:
-    """Whether `scale` suits values of standard deviation `sigma` that are dequantised to `dtype`.
+@st.composite
+def cache_types(draw: st.DrawFn, target: str) -> dict[str, Any]:
+    """`cache_dtype`, "same" or a format of `target`, with the latter `k_scale` and `v_scale`; simplest: "same".
 
-    The deviation, in codes, lies between 2^-5 and a quarter of the format's range; the largest code stays finite.
+    Drawn before the values, which must suit the scales: the other way round a scale could not become simpler alone.
     """
-    largest = LARGEST[cache_dtype]
-    return _LEAST_CODE <= sigma / scale <= _MOST_CODE * largest and largest * scale <= torch.finfo(dtype).max
+    cache_dtype = draw(choose({"same": _SAME} | formats(target)))
+    if cache_dtype == "same":
+        return {"cache_dtype": cache_dtype}
+    return {"cache_dtype": cache_dtype, "k_scale": draw(choose(K_SCALES)), "v_scale": draw(choose(V_SCALES))}
+
+
+def suits(cache_dtype: str, scale: float, sigma: float) -> bool:
+    """Whether values of standard deviation `sigma` suit the format and `scale`.
+
+    Their deviation in codes lies between 2^-6 and a quarter of the format's range. Any values suit "same".
+    """
+    return cache_dtype == "same" or _LEAST_CODE <= sigma / scale <= _MOST_CODE * LARGEST[cache_dtype]
+
+
+def stays_finite(cache_dtype: str, scale: float, dtype: torch.dtype) -> bool:
+    """Whether the largest number of the format, times `scale`, is finite in `dtype`."""
+    return cache_dtype == "same" or LARGEST[cache_dtype] * scale <= torch.finfo(dtype).max
 
 
 def quantised(values: torch.Tensor, scale: float, dtype: torch.dtype) -> torch.Tensor:

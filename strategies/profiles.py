@@ -7,7 +7,7 @@ their course, it cannot. All arithmetic is elementwise in float32, so the bits a
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -55,19 +55,26 @@ _CHUNK = 2**13
 _MEAN_MAGNITUDE = 0.8087
 
 
+def _any(_: float) -> bool:
+    return True
+
+
 @st.composite
-def profile_fields(draw: st.DrawFn) -> dict[str, Any]:
+def profile_fields(
+    draw: st.DrawFn, *, suits_keys: Callable[[float], bool] = _any, suits_values: Callable[[float], bool] = _any
+) -> dict[str, Any]:
     """`pattern`, `sigma` (of keys), `value_sigma`, `peak_at`, `peak_height`, `logit_cap` and `scale_factor`.
 
-    Peaks are drawn only where the pattern has one. Simplest: gaussian, standard deviation 1, no cap.
+    Peaks are drawn only where the pattern has one. `suits_keys`, `suits_values`: which standard deviations are on offer.
+    Simplest: gaussian, standard deviation 1, no cap.
     """
     pattern = draw(choose(PATTERNS))
     fields: dict[str, Any] = {"pattern": pattern}
     if has_peak(pattern):
         fields["peak_at"] = draw(choose(PEAKS))
         fields["peak_height"] = draw(choose(PEAK_HEIGHTS))
-    fields["sigma"] = draw(choose(QUIET_SIGMAS if has_peak(pattern) else SIGMAS))
-    fields["value_sigma"] = draw(choose(VALUE_SIGMAS))
+    fields["sigma"] = draw(choose(QUIET_SIGMAS if has_peak(pattern) else SIGMAS, suits_keys))
+    fields["value_sigma"] = draw(choose(VALUE_SIGMAS, suits_values))
     fields["logit_cap"] = draw(choose(LOGIT_CAPS))
     fields["scale_factor"] = draw(choose(SCALE_FACTORS))
     return fields

@@ -1,7 +1,8 @@
 """Faults of `tridiff.kernels.decode_attention`, each with the checks of which one must catch it.
 
-Several are defects that shipped elsewhere: 32-bit page offsets, page strides guessed from the page size, a value tile as
-wide as the key's, head blocks that cross KV heads, NaN from an empty split. The rest make every check fail once.
+Several are defects that shipped elsewhere: 32-bit page offsets, page strides guessed from the page size, a tile of V as wide
+as the key's, slabs made for one model's widths, head blocks that cross KV heads, NaN from an empty split. The rest make every
+check fail once.
 """
 
 FAULTS = (
@@ -48,6 +49,90 @@ FAULTS = (
         "description": "The value tile is as wide as the key tile, so that it does not fit the accumulator.",
         "patches": (("dims_v = tl.arange(0, block_dv)", "dims_v = tl.arange(0, block_dk)"),),
         "checks": ("launch",),
+    },
+    {
+        "name": "mla_slab_from_key_width",
+        "kernel": "decode_attention",
+        "description": "With MLA the slab that serves as V is as wide as the whole key, which does not fit the accumulator.",
+        "patches": (("block_dk = block_dv\n", "block_dk = max(16, triton.next_power_of_2(lk))\n"),),
+        "checks": ("launch",),
+    },
+    {
+        "name": "mla_slabs_512_and_64",
+        "kernel": "decode_attention",
+        "description": "The PE slab is taken to begin at column 512 and to have 64 columns, as in models whose Lv is 512.",
+        "patches": (
+            ('"block_dpe": block_dpe if is_mla and lk > lv else 0', '"block_dpe": 64 if is_mla and lk > lv else 0'),
+            ("dims_pe = lv + tl.arange(0, block_dpe)", "dims_pe = 512 + tl.arange(0, block_dpe)"),
+        ),
+        "checks": ("mismatch",),
+    },
+    {
+        "name": "mla_pe_dropped",
+        "kernel": "decode_attention",
+        "description": "Scores of MLA leave out the columns of the PE slab.",
+        "patches": (
+            (
+                "scores += _scores(query_tile_pe, _load_cached(key_rows, dims_pe, live, lk, key_scale, query_tile.dtype))",
+                "scores += 0.0",
+            ),
+        ),
+        "checks": ("mismatch",),
+    },
+    {
+        "name": "mla_pe_counted_twice",
+        "kernel": "decode_attention",
+        "description": "The slab that serves as V is masked by Lk, so that its padding holds columns that the PE slab holds too.",
+        "patches": (("columns_k = lv if is_mla else lk", "columns_k = lk"),),
+        "checks": ("mismatch",),
+    },
+    {
+        "name": "mla_values_from_last_columns",
+        "kernel": "decode_attention",
+        "description": "With MLA the values are the last Lv columns of the key instead of the first.",
+        "patches": (
+            (
+                "value_tile = key_tile if is_mla else",
+                ("value_tile = _load_cached(key_rows + (lk - lv), dims_v, live, lv, key_scale, query_tile.dtype) if is_mla else"),
+            ),
+        ),
+        "checks": ("mismatch",),
+    },
+    {
+        "name": "fnuz_read_as_ocp",
+        "kernel": "decode_attention",
+        "description": "The bytes of an e4m3fnuz cache are decoded as e4m3fn, which doubles every number.",
+        "patches": (
+            (
+                "*(query, keys, values, block_table, seq_lens, partial_output, partial_lse),\n        *((",
+                (
+                    "query,\n        *(cache.view(torch.float8_e4m3fn) if cache.dtype == torch.float8_e4m3fnuz else cache "
+                    "for cache in (keys, values)),\n        *(block_table, seq_lens, partial_output, partial_lse),\n        *(("
+                ),
+            ),
+        ),
+        "checks": ("mismatch",),
+    },
+    {
+        "name": "v_scale_ignored",
+        "kernel": "decode_attention",
+        "description": "Values of an FP8 cache are not multiplied by their scale.",
+        "patches": (("_load_scale(k_scale), _load_scale(v_scale)", "_load_scale(k_scale), 1.0"),),
+        "checks": ("mismatch",),
+    },
+    {
+        "name": "values_scaled_as_keys",
+        "kernel": "decode_attention",
+        "description": "Values of an FP8 cache are multiplied by the scale of the keys.",
+        "patches": (("_load_scale(k_scale), _load_scale(v_scale)", "_load_scale(k_scale), _load_scale(k_scale)"),),
+        "checks": ("mismatch",),
+    },
+    {
+        "name": "scale_applied_twice",
+        "kernel": "decode_attention",
+        "description": "Codes of an FP8 cache are multiplied by their scale twice.",
+        "patches": (("(tile.to(tl.float32) * scale).to(dtype)", "(tile.to(tl.float32) * scale * scale).to(dtype)"),),
+        "checks": ("mismatch",),
     },
     {
         "name": "short_split_never_ends",
