@@ -1,0 +1,107 @@
+"""Minimising a Case by its fields, after Hypothesis has done so by its choices.
+
+Hypothesis shrinks what was drawn: a field can only become a value that its pool holds, at a position that the search happens
+to try, and only if the choices behind it still mean the same. A Case is small and its defaults are the simplest values, so
+what is left is tried directly: each field at its default, numbers nearer to it, rows left out, and pairs of fields at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from tridiff.harness.api import CaseError
+
+MOST_IN_PAIRS = 8
+"""Fields that differ from their default, up to which pairs of them are reset together."""
+
+
+def minimised(case: Any, fails: Callable[[Any], bool]) -> Any:
+    """The simplest Case found on the way from `case` to the defaults of its class, of which `fails` holds throughout.
+
+    Only Cases that their class accepts are tried, and none twice. Deterministic: the same `fails` gives the same result.
+    """
+    known: dict[Any, bool] = {}
+
+    def failing(candidate: Any) -> bool:
+        if candidate not in known:
+            known[candidate] = fails(candidate)
+        return known[candidate]
+
+    while True:
+        before = case
+        for field in dataclasses.fields(case):
+            case = _simplest(case, field, failing)
+        if case == before:
+            case = next((pair for pair in pairs(case) if failing(pair)), case)
+        if case == before:
+            return case
+
+
+def _simplest(case: Any, field: dataclasses.Field[Any], fails: Callable[[Any], bool]) -> Any:
+    """`case` with one field as simple as `fails` lets it be."""
+    while True:
+        simpler = next((candidate for candidate in candidates(case, field) if fails(candidate)), None)
+        if simpler is None:
+            return case
+        case = simpler
+
+
+def candidates(case: Any, field: dataclasses.Field[Any]) -> Iterator[Any]:
+    """Legal Cases in which `field` alone is simpler than in `case`, the simplest first."""
+    if _is_simple(case, field):
+        return
+    for simpler in _simpler(getattr(case, field.name), field.default):
+        yield from _with(case, {field.name: simpler})
+
+
+def pairs(case: Any) -> Iterator[Any]:
+    """Legal Cases in which two fields have their defaults that had not; none while many fields have not."""
+    changed = [field for field in dataclasses.fields(case) if not _is_simple(case, field)]
+    if len(changed) <= MOST_IN_PAIRS:
+        for pair in itertools.combinations(changed, 2):
+            yield from _with(case, {field.name: field.default for field in pair})
+
+
+def _is_simple(case: Any, field: dataclasses.Field[Any]) -> bool:
+    """Whether the field cannot become simpler: it has its default, or there is none."""
+    return field.default in (dataclasses.MISSING, getattr(case, field.name))
+
+
+def _simpler(value: Any, default: Any) -> Iterator[Any]:
+    """Values between the default and `value`: the default first, then ever nearer to `value`."""
+    if isinstance(value, tuple):
+        yield from _simpler_tuples(value, default)
+        return
+    yield default
+    if type(value) is int:
+        yield from _between(value, default)
+
+
+def _between(value: int, default: int) -> Iterator[int]:
+    """Numbers whose distance from `value` halves each time: value - distance / 2, ..., value - 1."""
+    distance = (value - default) // 2 if value > default else -((default - value) // 2)
+    while distance:
+        yield value - distance
+        distance = int(distance / 2)
+
+
+def _simpler_tuples(value: tuple[Any, ...], default: Any) -> Iterator[tuple[Any, ...]]:
+    """One item left out, or one item simpler; the first item of the default is the simplest."""
+    for place in range(len(value)):
+        if len(value) > 1:
+            yield value[:place] + value[place + 1 :]
+    simplest = default[0] if isinstance(default, tuple) and default else None
+    for place, item in enumerate(value):
+        if simplest is not None and item != simplest:
+            for simpler in _simpler(item, simplest):
+                yield (*value[:place], simpler, *value[place + 1 :])
+
+
+def _with(case: Any, fields: dict[str, Any]) -> Iterator[Any]:
+    try:
+        yield dataclasses.replace(case, **fields)
+    except CaseError:
+        return
