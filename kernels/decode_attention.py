@@ -104,7 +104,8 @@ def decode_attention(
     rows, heads, lk = query.shape
     kv_heads, lv = values.shape[2:]
     group = heads // kv_heads
-    tiles = choose_tiles(platform=platform, dtype=query.dtype, group=group, lk=lk, lv=lv, is_mla=is_mla)
+    is_fp8 = keys.dtype in FP8_DTYPES
+    tiles = choose_tiles(platform=platform, dtype=query.dtype, group=group, lk=lk, lv=lv, is_mla=is_mla, is_fp8=is_fp8)
     if rows == 0:
         return
     partial_output = torch.empty((rows, heads, num_kv_splits, lv), dtype=torch.float32, device=query.device)
@@ -112,7 +113,7 @@ def decode_attention(
     head_blocks = kv_heads * triton.cdiv(group, tiles.block_h)
     _attend_split[(rows, head_blocks, num_kv_splits)](
         *(query, keys, values, block_table, seq_lens, partial_output, partial_lse),
-        *((k_scale, v_scale) if keys.dtype in FP8_DTYPES else (None, None)),
+        *((k_scale, v_scale) if is_fp8 else (None, None)),
         *query.stride()[:2],
         *keys.stride()[:3],
         *values.stride()[:3],
@@ -147,7 +148,10 @@ def rounding(
     """Where the kernel rounds, for the launcher's keyword arguments: what the reference and its error bound depend on."""
     heads, lk = query.shape[1:]
     kv_heads, lv = value_cache.shape[-2:]
-    tiles = choose_tiles(platform=platform, dtype=query.dtype, group=heads // kv_heads, lk=lk, lv=lv, is_mla=is_mla)
+    is_fp8 = value_cache.dtype in FP8_DTYPES
+    tiles = choose_tiles(
+        platform=platform, dtype=query.dtype, group=heads // kv_heads, lk=lk, lv=lv, is_mla=is_mla, is_fp8=is_fp8
+    )
     p_dtype = torch.float32 if tiles.block_h == 1 else query.dtype
     return {
         "p_dtype": str(p_dtype).removeprefix("torch."),
@@ -158,33 +162,36 @@ def rounding(
     }
 
 
-def choose_tiles(*, platform: str, dtype: torch.dtype, group: int, lk: int, lv: int, is_mla: bool = False) -> Tiles:
+def choose_tiles(
+    *, platform: str, dtype: torch.dtype, group: int, lk: int, lv: int, is_mla: bool = False, is_fp8: bool = False
+) -> Tiles:
     """Tiles for `group` query heads per KV head, keys of `lk` and values of `lv` columns, multiplied in `dtype`.
 
     MHA takes the normal path, and so does GQA whose tiles do not fit the shared memory even with 16 keys (float32 keys of
-    over 512 columns on "cuda", say). `platform` is "hip" or "cuda"; ValueError otherwise.
+    over 512 columns on "cuda", say). `platform` is "hip" or "cuda"; ValueError otherwise. `is_fp8`: the caches are of FP8.
     """
     require(platform in SHARED_MEMORY, f"{platform=}: must be one of {', '.join(map(repr, SHARED_MEMORY))}")
-    widths = _tile_widths(lk, lv, is_mla=is_mla)
-    grouped = _grouped_tiles(platform, dtype.itemsize, widths) if group > 1 else None
+    block_dk, block_dpe, block_dv = _padded(lk), 0, _padded(lv)
+    if is_mla:
+        # The slab that serves as V has V's columns and no other: the weights times this tile go to an accumulator of V's width.
+        block_dk, block_dpe = block_dv, _padded(lk - lv) if lk > lv else 0
+    widths = {"block_dk": block_dk, "block_dpe": block_dpe, "block_dv": block_dv}
+    grouped = _grouped_tiles(platform, dtype.itemsize, widths, is_mla=is_mla, is_fp8=is_fp8) if group > 1 else None
     return grouped or _normal_tiles(platform, widths)
 
 
-def _tile_widths(lk: int, lv: int, *, is_mla: bool) -> dict[str, int]:
-    """Columns of the tiles of K, its PE slab and V: at least 16 each, which a dot needs on NVIDIA, or no PE slab at all."""
-    block_dk, block_dpe, block_dv = (max(16, triton.next_power_of_2(size)) for size in (lk, lk - lv, lv))
-    if is_mla:
-        # The slab that serves as V is as wide as the accumulator, whatever is left of K.
-        block_dk = block_dv
-    return {"block_dk": block_dk, "block_dpe": block_dpe if is_mla and lk > lv else 0, "block_dv": block_dv}
+def _padded(columns: int) -> int:
+    """A power of two, and at least the 16 that a dot may add up on NVIDIA."""
+    return max(16, int(triton.next_power_of_2(columns)))
 
 
-def _grouped_tiles(platform: str, itemsize: int, widths: dict[str, int]) -> Tiles | None:
+def _grouped_tiles(platform: str, itemsize: int, widths: dict[str, int], *, is_mla: bool, is_fp8: bool) -> Tiles | None:
     """16 heads (matrix instructions have no fewer rows) and as many keys, at least 16, as fit; None if nothing fits."""
     stages = 1 if platform == "hip" or widths["block_dk"] >= 1024 else 2
     for block_n in (16,) if platform == "hip" else (32, 16):
         tiles = Tiles(block_h=16, block_n=block_n, **widths, num_warps=4, num_stages=stages)
-        if _shared_bytes(tiles, platform, itemsize) <= SHARED_MEMORY[platform]:
+        needed = _bytes_on_hip(tiles, itemsize) if platform == "hip" else _bytes_on_cuda(tiles, itemsize, is_mla, is_fp8)
+        if needed <= SHARED_MEMORY[platform]:
             return tiles
     return None
 
@@ -196,17 +203,29 @@ def _normal_tiles(platform: str, widths: dict[str, int]) -> Tiles:
     return Tiles(block_h=1, block_n=block_n, **widths, num_warps=4, num_stages=2)
 
 
-def _shared_bytes(tiles: Tiles, platform: str, itemsize: int) -> int:
-    """Bytes of shared memory of the grouped path: an upper bound of what Triton 3.7 allocates wherever a choice depends on it.
+def _bytes_on_hip(tiles: Tiles, itemsize: int) -> int:
+    """Bytes of shared memory of the grouped path: one operand at a time is staged, dequantised, so the largest tile counts."""
+    return tiles.block_n * max(tiles.block_dk, tiles.block_dpe, tiles.block_dv) * itemsize
 
-    HIP stages one operand at a time, so the largest tile counts. CUDA keeps the query tile for the whole loop beside the
-    weights and either K or V, or both where two stages prefetch the next ones; 64 bytes serve the reductions.
+
+def _bytes_on_cuda(tiles: Tiles, itemsize: int, is_mla: bool, is_fp8: bool) -> int:
+    """Bytes of shared memory of the grouped path, an upper bound of what Triton 3.7 allocates.
+
+    The query stays for the whole loop, beside the weights. Two stages hold K and V, of which the next ones are on their way;
+    with one, in 16 bits, V takes the place of K, unless a conversion from FP8 comes between. A slab of MLA that is both K and V
+    is laid out twice in 16 bits, for either product, but once in float32. FP8 codes on their way come on top. 64 bytes serve
+    the reductions; the output is transposed at the end, when all else is done.
     """
-    key_tile, value_tile = tiles.block_n * tiles.block_dk, tiles.block_n * tiles.block_dv
-    if platform == "hip":
-        return max(key_tile, value_tile) * itemsize
-    staged = key_tile + value_tile if tiles.num_stages > 1 else max(key_tile, value_tile)
-    return (tiles.block_h * (tiles.block_dk + tiles.block_n) + staged) * itemsize + 64
+    keys, values = tiles.block_dk + tiles.block_dpe, tiles.block_dv
+    if itemsize == 4 and is_mla:
+        staged = keys
+    elif itemsize == 2 and tiles.num_stages == 1 and not (is_mla or is_fp8):
+        staged = max(keys, values)
+    else:
+        staged = keys + values
+    codes = (keys if is_mla else keys + values) if is_fp8 and tiles.num_stages > 1 else 0
+    looped = tiles.block_h * (keys + tiles.block_n) * itemsize + tiles.block_n * (staged * itemsize + codes) + 64
+    return max(looped, tiles.block_h * values * 4)
 
 
 def _on_hip(platform: str) -> bool:
