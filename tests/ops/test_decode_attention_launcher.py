@@ -172,6 +172,62 @@ def test_tiles_cover_the_columns_within_shared_memory(platform: str, dtype: torc
         assert tiles.block_n * max(tiles.block_dk, tiles.block_dv) * dtype.itemsize <= SHARED_MEMORY[platform]
 
 
+@pytest.mark.parametrize(
+    ("lk", "lv", "widths"),
+    [
+        (576, 512, (512, 64, 512)),
+        (320, 256, (256, 64, 256)),
+        (288, 256, (256, 32, 256)),
+        (192, 128, (128, 64, 128)),
+        (640, 512, (512, 128, 512)),
+        (200, 192, (256, 16, 256)),
+        (513, 512, (512, 16, 512)),
+        (256, 256, (256, 0, 256)),
+    ],
+)
+@pytest.mark.parametrize("group", [1, 4])
+def test_slab_that_serves_as_values_has_their_width(lk: int, lv: int, widths: tuple[int, int, int], group: int) -> None:
+    """For MLA the slab shared by K and V is as wide as the accumulator, and the other takes the rest of K, in 16 columns or more."""
+    for platform in SHARED_MEMORY:
+        tiles = choose_tiles(platform=platform, dtype=torch.bfloat16, group=group, lk=lk, lv=lv, is_mla=True)
+
+        assert (tiles.block_dk, tiles.block_dpe, tiles.block_dv) == widths
+
+
+@pytest.mark.parametrize(
+    ("dtype", "lk", "lv", "kind", "block_n"),
+    [
+        (torch.bfloat16, 576, 512, "mla", 32),
+        (torch.bfloat16, 576, 512, "mla fp8", 16),
+        (torch.bfloat16, 512, 512, "mla fp8", 32),
+        (torch.bfloat16, 768, 512, "mla", 16),
+        (torch.float32, 512, 512, "mla", 32),
+        (torch.float32, 576, 512, "mla", 16),
+        (torch.float32, 640, 512, "mla fp8", 16),
+        (torch.bfloat16, 576, 512, "", 32),
+        (torch.bfloat16, 576, 512, "fp8", 16),
+        (torch.float32, 256, 256, "fp8", 32),
+        (torch.float32, 512, 512, "", 16),
+    ],
+)
+def test_keys_per_tile_on_cuda(dtype: torch.dtype, lk: int, lv: int, kind: str, block_n: int) -> None:
+    """32 keys where K, V, and codes on their way from an FP8 cache, fit the shared memory beside the query, else 16."""
+    flags = {"is_mla": "mla" in kind, "is_fp8": "fp8" in kind}
+
+    tiles = choose_tiles(platform="cuda", dtype=dtype, group=4, lk=lk, lv=lv, **flags)
+
+    assert (tiles.block_h, tiles.block_n) == (16, block_n)
+
+
+def test_what_does_not_fit_takes_the_normal_path() -> None:
+    """Where even 16 keys do not fit, as FP8 codes beside float32 tiles of 512 columns, a program has one head."""
+    shape: dict[str, Any] = {"dtype": torch.float32, "group": 4, "lk": 512, "lv": 512}
+
+    assert choose_tiles(platform="cuda", **shape, is_fp8=True).block_h == 1
+    assert choose_tiles(platform="hip", **shape, is_fp8=True).block_h == 16
+    assert choose_tiles(platform="cuda", **shape).block_h == 16
+
+
 def test_rounding_follows_the_path() -> None:
     """One head per KV head keeps the weights in float32; a group casts them to the values' dtype."""
     grouped = arguments() | {"query": torch.zeros(2, 4, 8, dtype=torch.bfloat16)}
@@ -179,3 +235,27 @@ def test_rounding_follows_the_path() -> None:
 
     assert rounding(**grouped)["p_dtype"] == "bfloat16"
     assert rounding(**single)["p_dtype"] == "float32"
+
+
+@pytest.mark.parametrize("platform", SHARED_MEMORY)
+@pytest.mark.parametrize("fp8", [False, True])
+@pytest.mark.parametrize("is_mla", [False, True])
+def test_rounding_says_what_is_launched(platform: str, fp8: bool, is_mla: bool) -> None:
+    """Tile size and path that the kernel declares are those that it is launched with."""
+    dtype = torch.float8_e5m2 if fp8 else torch.bfloat16
+    keys = torch.zeros(3, 16, 1, 576).to(dtype)
+    given = arguments() | {
+        "query": torch.zeros(2, 4, 576, dtype=torch.bfloat16),
+        "key_cache": keys,
+        "value_cache": keys[..., :512] if is_mla else torch.zeros(3, 16, 1, 512).to(dtype),
+        "output": torch.zeros(2, 4, 512),
+        "platform": platform,
+        "is_mla": is_mla,
+    }
+
+    launch = captured(lambda: decode_attention(**given), {"hip": "gfx942", "cuda": "sm_86"}[platform])[0]
+
+    declared = rounding(**given)
+    assert declared["block_n"] == launch.arguments["block_n"]
+    assert declared["p_dtype"] == ("float32" if launch.arguments["block_h"] == 1 else "bfloat16")
+    assert declared["dequantised"] == "bfloat16"
