@@ -2,8 +2,10 @@
 
 A module per family, named like its Op. Each holds the launcher first, then the functions it is made of, the `@triton.jit`
 ones last, and says as plain data what it exports: `KERNELS`, with the name of its Op, of the launcher, and of a function
-that tells from the launcher's arguments where the kernel rounds.
+that tells from the launcher's arguments where the kernel rounds. What would make it long stands in a module beside it, whose
+name begins with the family's; Faults patch the family's module alone.
 
-`decode_attention`: split-KV decode attention over a paged cache, MHA and GQA.
+`decode_attention`: split-KV decode attention over a paged cache, MHA, GQA and MLA, FP8 caches too. `decode_attention_arguments`:
+what its launcher accepts.
 `faults`: deliberate defects, as patches of these modules' sources.
 """

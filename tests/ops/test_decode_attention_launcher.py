@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
-from launching import captured
+from launching import VERSION, captured
+from shared_memory import shared_bytes
 
 from tridiff.kernels.decode_attention import SHARED_MEMORY, choose_tiles, decode_attention, rounding
 
@@ -127,7 +129,7 @@ def test_accepts_mla(scale: torch.Tensor | None, *, flat: bool) -> None:
     if flat:
         legal |= {name: legal[name].flatten(0, 1) for name in ("key_cache", "value_cache")}
 
-    launches = captured(lambda: decode_attention(**legal))
+    launches = captured(partial(decode_attention, **legal))
 
     assert [launch.specialisation.name.partition("-")[0] for launch in launches] == ["_attend_split", "_merge_splits"]
 
@@ -135,14 +137,13 @@ def test_accepts_mla(scale: torch.Tensor | None, *, flat: bool) -> None:
 def test_scales_concern_fp8_only() -> None:
     """The kernel is given the scales of FP8 caches, and none for others."""
     scales = {"k_scale": torch.ones(1), "v_scale": torch.ones(1)}
-    fp8 = {name: arguments()[name].to(torch.float8_e4m3fnuz) for name in ("key_cache", "value_cache")}
+    plain = arguments() | scales
+    quantised = plain | {name: plain[name].to(torch.float8_e4m3fnuz) for name in ("key_cache", "value_cache")}
 
-    plain, quantised = (
-        captured(lambda given=given: decode_attention(**given))[0] for given in (arguments() | scales, arguments() | scales | fp8)
-    )
+    given = [captured(partial(decode_attention, **each))[0].arguments for each in (plain, quantised)]
 
-    assert [plain.arguments[name] for name in scales] == [None, None]
-    assert all(quantised.arguments[name] is scale for name, scale in scales.items())
+    assert [given[0][name] for name in scales] == [None, None]
+    assert all(given[1][name] is scale for name, scale in scales.items())
 
 
 def test_no_rows_launch_nothing() -> None:
@@ -187,7 +188,7 @@ def test_tiles_cover_the_columns_within_shared_memory(platform: str, dtype: torc
 )
 @pytest.mark.parametrize("group", [1, 4])
 def test_slab_that_serves_as_values_has_their_width(lk: int, lv: int, widths: tuple[int, int, int], group: int) -> None:
-    """For MLA the slab shared by K and V is as wide as the accumulator, and the other takes the rest of K, in 16 columns or more."""
+    """For MLA the slab that K and V share is as wide as the accumulator; the rest of K has one of at least 16 columns."""
     for platform in SHARED_MEMORY:
         tiles = choose_tiles(platform=platform, dtype=torch.bfloat16, group=group, lk=lk, lv=lv, is_mla=True)
 
@@ -228,6 +229,35 @@ def test_what_does_not_fit_takes_the_normal_path() -> None:
     assert choose_tiles(platform="cuda", **shape).block_h == 16
 
 
+@pytest.mark.skipif(VERSION != (3, 7), reason="the tile rules count what Triton 3.7 allocates")
+@pytest.mark.parametrize(
+    ("target", "dtype", "cache", "lk", "lv", "is_mla"),
+    [
+        ("gfx942", torch.float32, torch.float32, 576, 512, False),
+        ("gfx942", torch.bfloat16, torch.float8_e4m3fnuz, 640, 512, True),
+        ("sm_86", torch.float32, torch.float32, 512, 512, True),
+        ("sm_86", torch.bfloat16, torch.float8_e5m2, 512, 512, True),
+        ("sm_86", torch.bfloat16, torch.bfloat16, 576, 512, False),
+    ],
+)
+def test_fits_as_triton_allocates(target: str, dtype: torch.dtype, cache: torch.dtype, lk: int, lv: int, *, is_mla: bool) -> None:
+    """What Triton allocates for the largest tiles is within the limit of the platform's smallest part."""
+    keys = torch.zeros(3, 16, 1, lk).to(cache)
+    given = arguments() | {
+        "query": torch.zeros(2, 4, lk, dtype=dtype),
+        "key_cache": keys,
+        "value_cache": keys[..., :lv] if is_mla else torch.zeros(3, 16, 1, lv).to(cache),
+        "output": torch.zeros(2, 4, lv, dtype=dtype),
+        "platform": "hip" if target.startswith("gfx") else "cuda",
+        "is_mla": is_mla,
+    }
+
+    launch = captured(partial(decode_attention, **given), target)[0]
+
+    assert launch.arguments["block_h"] == 16
+    assert shared_bytes(launch.specialisation) <= SHARED_MEMORY[given["platform"]]
+
+
 def test_rounding_follows_the_path() -> None:
     """One head per KV head keeps the weights in float32; a group casts them to the values' dtype."""
     grouped = arguments() | {"query": torch.zeros(2, 4, 8, dtype=torch.bfloat16)}
@@ -253,7 +283,7 @@ def test_rounding_says_what_is_launched(platform: str, fp8: bool, is_mla: bool) 
         "is_mla": is_mla,
     }
 
-    launch = captured(lambda: decode_attention(**given), {"hip": "gfx942", "cuda": "sm_86"}[platform])[0]
+    launch = captured(partial(decode_attention, **given), {"hip": "gfx942", "cuda": "sm_86"}[platform])[0]
 
     declared = rounding(**given)
     assert declared["block_n"] == launch.arguments["block_n"]
