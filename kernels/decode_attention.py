@@ -295,7 +295,7 @@ def _attend_split(
     first = split * split_len
     last = tl.minimum(first + split_len, seq_len)
 
-    # The slab of an MLA key that serves as its value must be 0 behind column Lv, as any value tile.
+    # Columns of an MLA key behind the first Lv belong to the PE slab alone: those in the padding of the other would count twice.
     columns_k = lv if is_mla else lk
     dims_k = tl.arange(0, block_dk)
     dims_pe = lv + tl.arange(0, block_dpe) if block_dpe > 0 else None

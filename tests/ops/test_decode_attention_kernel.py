@@ -119,6 +119,7 @@ SHAPES = [
     Shape(lk=576, lv=512, is_mla=True, dtype=torch.float32),
     Shape(lk=18, lv=16, is_mla=True, dtype=torch.float32, logit_cap=1.0),
     Shape(lk=25, lv=24, group=1, is_mla=True, dtype=torch.float16),
+    Shape(lk=2, lv=1, is_mla=True, cache=E5M2),
     Shape(lk=192, lv=128, group=20, is_mla=True, cache=E5M2, k_scale=0.37),
     Shape(lk=40, lv=40, is_mla=True),
     Shape(lk=40, lv=40, group=1, is_mla=True, cache=E4M3FN),
