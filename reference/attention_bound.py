@@ -1,4 +1,4 @@
-"""How far a correct float32 softmax attention may be off: `Contract` says what a kernel computes, `bounds` how far it may err.
+"""How far a correct float32 softmax attention may be off: `Contract` is what a kernel computes, `bounds` how much it may err.
 
 Throughout, n is the number of keys of a row and g the number of query heads that share one KV head. The derivation of every
 term is told in `docs/explanation/tolerance.md`; the constants are explained where they are used.
