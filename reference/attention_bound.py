@@ -146,7 +146,8 @@ class Contract:
         raw_error *= abs(self.scale)
         exact = self.capped(raw)
         error = torch.maximum(self.capped(raw + raw_error) - exact, exact - self.capped(raw - raw_error))
-        error[products * _unscaled(self.key_scale) * max(1.0, abs(self.scale)) > _LARGEST] = math.inf
+        largest = max(1.0, abs(self.scale)) * max(1.0, 1.0 / (self.key_scale or 1.0))
+        error[products * largest > _LARGEST] = math.inf
         return exact, error
 
     def capped(self, logits: Tensor) -> Tensor:
@@ -215,9 +216,8 @@ def _output_error(contract: Contract, logits: Tensor, error: Tensor, values: Ten
     moved += _underflow(contract, len(values))
 
     total = moved + relative * (weighted + output.abs() + moved)
-    # The accumulator before division is at most sum |v|: beyond float32 it may legitimately overflow.
-    largest = total_magnitude * _unscaled(contract.value_scale) * (1 + contract.p_unit + relative)
-    total[:, largest > _LARGEST] = math.inf
+    # The accumulator before division is at most sum |v|: beyond float32 it may legitimately overflow. FP8 codes never do.
+    total[:, total_magnitude * (1 + contract.p_unit + relative) > _LARGEST] = math.inf
     return total
 
 
@@ -267,11 +267,6 @@ def gamma(roundings: float) -> float:
     """Relative error of `roundings` float32 roundings in a row: k u / (1 - k u) (Higham, Accuracy and Stability, 3.1)."""
     product = roundings * UNIT
     return product / (1 - product) if product < 1 else math.inf
-
-
-def _unscaled(scale: float | None) -> float:
-    """How much larger than the scaled result a result may be to which the folded `scale` is not yet applied."""
-    return 1.0 if scale is None else max(1.0, 1.0 / scale)
 
 
 def _unit(dtype: torch.finfo) -> float:

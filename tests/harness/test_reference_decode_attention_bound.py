@@ -104,8 +104,9 @@ def fp8_sweep(dtype: str, dequantised: str, seed: int = 0) -> Iterator[tuple[str
     for turn, ((name, profile), cache) in enumerate(itertools.product(PROFILES.items(), FP8_DTYPES.values()), start=seed):
         count, block_n, splits = TILINGS[turn % len(TILINGS)]
         query, *caches = profile(turn % 11 + seed, count, cache)
-        fitting = [float(x.abs().amax()) / torch.finfo(cache).max for x in caches]
-        scales = (0.37, 3.1) if turn % 2 else (min(fitting[0], 1.0), min(fitting[1], 1.0))
+        largest = torch.finfo(cache).max
+        fitting = [min(float(x.abs().amax()) / largest, 1.0) or 1.0 for x in caches]
+        scales = (0.37, 3.1) if turn % 2 else (fitting[0], fitting[1])
         keys, values = (codes(x, scale, cache) for x, scale in zip(caches, scales, strict=True))
         is_mla = turn % 5 == 0
         rounding = rounding_of((dtype, "float32")[turn % 4 // 2], block_n, splits, ("ieee", "tf32")[turn % 3 // 2], dequantised)
@@ -127,7 +128,7 @@ def test_emulated_kernels_with_fp8_caches_stay_within_it(
     require_sound(list(fp8_sweep(dtype, dequantised)), record_property)
 
 
-# What each widening is for.
+# What each widening is for, and what it costs.
 
 
 def flushing_examples(dtype: str, profile: str, hardware: Hardware, declared: dict[str, Any]) -> Iterator[Ratios]:
@@ -168,6 +169,18 @@ def test_flushed_subnormals_must_be_declared(dtype: str, profile: str) -> None:
 
     assert max(max(r.output, r.lse) for r in right) <= 1
     assert max(max(r.output, r.lse) for r in wrong) > 1
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_flushing_costs_nothing_where_nothing_is_subnormal(dtype: str) -> None:
+    """Keys, values and p well inside the normal range have the bound of a device that keeps subnormals."""
+    query, keys, values = (x.to(DTYPES[dtype]) for x in random_dense(50))
+    inputs = inputs_of((query, keys, values.abs() + 0.1))
+
+    keeping = reference(inputs, rounding_of(dtype))["outputs"]["output"][1]
+    flushing = reference(inputs, rounding_of(dtype) | {"flushes_subnormals": True})["outputs"]["output"][1]
+
+    torch.testing.assert_close(flushing, keeping, rtol=1e-3, atol=0)
 
 
 def test_unknowable_logits_leave_the_output_between_its_values() -> None:

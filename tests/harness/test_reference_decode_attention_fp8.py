@@ -109,6 +109,31 @@ def test_folded_scales_are_exact_and_cost_a_rounding_each(cache: str) -> None:
             assert torch.all(other < 1.05 * one)
 
 
+@pytest.mark.parametrize("cache", FP8_DTYPES)
+def test_folded_scale_of_the_values_is_a_rounding_of_the_output(cache: str) -> None:
+    """Where the scores are exact, because the query is 0, the output may be off by more and the lse may not."""
+    inputs = fp8_inputs(cache, scales=(0.5, 2.0))
+    inputs["query"].zero_()
+
+    _, rounded, _, rounded_lse = flat(reference(inputs, rounding_of(dequantised="float32")))
+    _, folded, _, folded_lse = flat(reference(inputs, rounding_of(dequantised="folded")))
+
+    assert torch.all(folded > rounded)
+    assert torch.all(folded_lse - rounded_lse < 2.0**-23)
+
+
+def test_unscaled_scores_may_overflow() -> None:
+    """Folded, codes of 448 are multiplied before the scale makes them small; rounded, they never are that large."""
+    inputs = fp8_inputs("e4m3fn", scales=(2.0**-10, 1.0))
+    inputs["query"].fill_(1e36)
+    inputs["key_cache"].fill_(448.0)
+
+    bounds = {kept: flat(reference(inputs, rounding_of(dequantised=kept)))[1::2] for kept in ("float32", "folded")}
+
+    assert all(bound.isfinite().all() for bound in bounds["float32"])
+    assert all(torch.all(bound == math.inf) for bound in bounds["folded"])
+
+
 # What it reads.
 
 
@@ -275,7 +300,7 @@ def test_codes_taken_for_another_format_are_seen_in_every_head(dtype: str) -> No
 @pytest.mark.parametrize("cache", FP8_DTYPES)
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_rounding_to_the_query_dtype_or_not_is_seen_in_every_head(cache: str, dtype: str) -> None:
-    """A kernel that rounds, judged as one that does not, and the reverse, while p and output are float32; folded is as float32."""
+    """A kernel that rounds, judged as one that does not, and the reverse; p and output are float32. Folded is as float32."""
     inputs = fp8_inputs(cache, dtype, out_dtype=torch.float32)
     contracts = {kept: rounding_of(dequantised=kept) for kept in (dtype, "float32", "folded")}
 
