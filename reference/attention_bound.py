@@ -185,13 +185,15 @@ def bounds(
 def softmax_roundings(contract: Contract, logits: Tensor, lse: Tensor) -> Tensor:
     """Error, in unit roundoffs, that the softmax itself adds to each logit [g, n].
 
-    4|s|: the cap's division and product, or the factor log2(e) of a base-2 softmax. 4(max - s): the differences from running
-    maxima add up to it; each is rounded, and so is the argument of exp. 8 cap: tanh(x) as 2 sigmoid(2x) - 1 is off by up to 8
-    units for any x. 2(|lse| + ln n): a split's keys are weighted by its lse, which is the rounded maximum + ln(sum).
+    4|s|: the factors log2(e) and ln(2) of a base-2 softmax. 4(max - s): the differences from running maxima add up to it; each
+    is rounded, and so is the argument of exp. 2(|lse| + ln n): a split's keys are weighted by its lse, which is the rounded
+    maximum + ln(sum). With a cap, 8 cap: tanh(x) as 2 sigmoid(2x) - 1 is off by up to 8 units for any x; and 5|s|: the division
+    by the cap, two ulps, and the product with it.
     """
     below_maximum = logits.amax(dim=1, keepdim=True) - logits
     split_lse = lse.abs()[:, None] + math.log(logits.shape[1])
-    return 4 * logits.abs() + 4 * below_maximum + 8 * contract.cap + 2 * split_lse
+    around = 4 * logits.abs() + 4 * below_maximum + 2 * split_lse
+    return around + 5 * logits.abs() + 8 * contract.cap if contract.cap > 0 else around
 
 
 def _output_error(contract: Contract, logits: Tensor, error: Tensor, values: Tensor, output: Tensor, relative: float) -> Tensor:
