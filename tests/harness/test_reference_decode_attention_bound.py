@@ -84,8 +84,15 @@ def require_sound(found: list[tuple[str, Ratios]], record_property: Callable[[st
     assert all(r.finite == 1 for name, r in found if name != "values at the limit")
 
 
-@pytest.mark.parametrize("precision", ["ieee", "tf32"])
-@pytest.mark.parametrize("mode", MODES, ids="/".join)
+@pytest.mark.parametrize(
+    ("mode", "precision"),
+    [
+        pytest.param(mode, precision, id="-".join([*mode, precision]))
+        for mode in MODES
+        for precision in ("ieee", "tf32")
+        if precision == "ieee" or "float32" in mode[:2]  # others have no operand that tf32 cuts
+    ],
+)
 def test_emulated_kernels_stay_within_a_bound_that_is_not_loose(
     mode: tuple[str, str, str], precision: str, record_property: Callable[[str, object], None]
 ) -> None:
@@ -100,9 +107,10 @@ CONTRACTS = [(dtype, dequantised) for dtype in DTYPES for dequantised in dict.fr
 
 
 def fp8_sweep(dtype: str, dequantised: str, seed: int = 0) -> Iterator[tuple[str, Ratios]]:
-    """All profiles in every FP8 dtype; in turn as MLA, with wild or fitting scales, in tf32, with a rounded p and output."""
-    for turn, ((name, profile), cache) in enumerate(itertools.product(PROFILES.items(), FP8_DTYPES.values()), start=seed):
+    """All profiles in two FP8 dtypes; in turn as MLA, with wild or fitting scales, in tf32, with a rounded p and output."""
+    for turn, ((name, profile), _) in enumerate(itertools.product(PROFILES.items(), range(2)), start=seed):
         count, block_n, splits = TILINGS[turn % len(TILINGS)]
+        cache = tuple(FP8_DTYPES.values())[turn % 3]
         query, *caches = profile(turn % 11 + seed, count, cache)
         largest = torch.finfo(cache).max
         fitting = [min(float(x.abs().amax()) / largest, 1.0) or 1.0 for x in caches]
