@@ -41,6 +41,13 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 FOLDED = "folded"
 """Instead of such a dtype: FP8 codes enter the products as they are, and their scales multiply the scores and the output."""
 
+_CHOICES: dict[str, tuple[object, ...]] = {
+    "p_dtype": tuple(DTYPES),
+    "dot_precision": ("ieee", "tf32"),
+    "dequantised": (*DTYPES, FOLDED),
+    "flushes_subnormals": (False, True),
+}
+_COUNTS = ("block_n", "num_kv_splits")
 _LARGEST = torch.finfo(torch.float32).max
 
 
@@ -280,15 +287,12 @@ def _subnormal(dtype: torch.finfo) -> float:
 
 
 def _require_rounding(rounding: Mapping[str, Any]) -> None:
-    _require_known("p_dtype", rounding["p_dtype"], tuple(DTYPES))
-    _require_known("dot_precision", rounding["dot_precision"], ("ieee", "tf32"))
-    if "dequantised" in rounding:
-        _require_known("dequantised", rounding["dequantised"], (*DTYPES, FOLDED))
-    for name in ("block_n", "num_kv_splits"):
+    unknown = sorted(set(rounding) - {*_CHOICES, *_COUNTS})
+    if unknown:
+        raise ValueError(f"rounding has the unknown entry {unknown[0]!r}: known are {', '.join((*_CHOICES, *_COUNTS))}")
+    for name, choices in _CHOICES.items():
+        if name in rounding and rounding[name] not in choices:
+            raise ValueError(f"rounding[{name!r}] is {rounding[name]!r}: must be one of {', '.join(map(str, choices))}")
+    for name in _COUNTS:
         if rounding[name] < 1:
             raise ValueError(f"rounding[{name!r}] is {rounding[name]!r}: must be at least 1")
-
-
-def _require_known(name: str, value: object, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise ValueError(f"rounding[{name!r}] is {value!r}: must be one of {', '.join(known)}")

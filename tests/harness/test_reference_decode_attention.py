@@ -264,6 +264,8 @@ def test_page_beyond_2_to_31_elements_of_a_sparse_storage(flat: bool) -> None:
         ({"dot_precision": "tf32x3"}, "'dot_precision'.*'tf32x3'.*ieee, tf32"),
         ({"block_n": 0}, "'block_n'.* 0.*at least 1"),
         ({"num_kv_splits": -1}, "'num_kv_splits'.*-1.*at least 1"),
+        ({"flushes_subnormals": "yes"}, "'flushes_subnormals'.*'yes'.*False, True"),
+        ({"flushes": True}, "unknown entry 'flushes': known are p_dtype, .*flushes_subnormals"),
     ],
 )
 def test_unknown_rounding_is_refused(change: dict[str, Any], message: str) -> None:

@@ -114,7 +114,7 @@ def fp8_sweep(dtype: str, dequantised: str, seed: int = 0) -> Iterator[tuple[str
         query, *caches = profile(turn % 11 + seed, count, cache)
         largest = torch.finfo(cache).max
         fitting = [min(float(x.abs().amax()) / largest, 1.0) or 1.0 for x in caches]
-        scales = (0.37, 3.1) if turn % 2 else (fitting[0], fitting[1])
+        scales = (0.37, 3.1) if turn // 3 % 2 else (fitting[0], fitting[1])
         keys, values = (codes(x, scale, cache) for x, scale in zip(caches, scales, strict=True))
         is_mla = turn % 5 == 0
         rounding = rounding_of((dtype, "float32")[turn % 4 // 2], block_n, splits, ("ieee", "tf32")[turn % 3 // 2], dequantised)
