@@ -1,4 +1,4 @@
-"""The command line: fuzz, prove, repro, list. Exit codes: 0 clean, 1 findings, 2 usage or environment, 3 tridiff itself."""
+"""Commands: fuzz, prove, repro, list, doctor. Exit codes: 0 clean, 1 findings, 2 usage or environment, 3 tridiff itself."""
 
 from __future__ import annotations
 
@@ -200,6 +200,28 @@ def list_(as_json: JsonOption = False) -> int:
         _stdout().print_json(json.dumps(document.list_document(registry)))
     else:
         _stdout().print(text.list_table(registry))
+    return Exit.CLEAN
+
+
+@app.command()
+def doctor(as_json: JsonOption = False) -> int:
+    """Show what this machine offers, and what to do about what it lacks."""
+    from tridiff.harness.doctor.diagnosis import document, examine_machine
+    from tridiff.harness.report import doctor as report
+
+    diagnosis = examine_machine()
+    if as_json:
+        _stdout().print_json(json.dumps(document(diagnosis)))
+    else:
+        _stdout().print(report.facts_text(diagnosis), soft_wrap=True)
+        if lines := report.legend(diagnosis):
+            _stdout().print(report.targets_table(diagnosis))
+            _say("\n".join(lines))
+        _stdout().print(report.problems_text(diagnosis), end="", soft_wrap=True)
+    if diagnosis.obstacle is not None:
+        raise UsageError(f"nothing can be fuzzed on this machine: {diagnosis.obstacle}")
+    if not as_json:
+        _say("fuzzing is possible here: tridiff fuzz")
     return Exit.CLEAN
 
 

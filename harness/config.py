@@ -14,8 +14,8 @@ from typing import Any
 from tridiff.harness.engines.spec import UsageError
 
 _BLAS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-_TRITON = (3, 5)
-_TORCH = (2, 9)
+_VISIBLE = ("ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "CUDA_VISIBLE_DEVICES")
+_MINIMUM = {"torch": (2, 9), "triton": (3, 5)}
 
 
 def one_blas_thread() -> None:
@@ -31,13 +31,49 @@ def caches_ir() -> bool:
 
 def require_packages() -> None:
     """Raise `UsageError` unless a torch and a triton that tridiff supports can be imported and launches can be captured."""
-    for name in ("torch", "triton"):
-        if not _present(name):
-            raise UsageError(f"{name} is not installed: {_advice(name)}")
-    torch, triton = _imported("torch"), _imported("triton")
-    _check_version("torch", str(torch.__version__), _TORCH, (99, 0))
-    _check_version("triton", str(triton.__version__), _TRITON, (99, 0))  # the self-test decides
-    if triton.knobs.runtime.interpret:
+    for name in _MINIMUM:
+        _require_presence(name)
+    for name in _MINIMUM:
+        _require_fitness(name)
+
+
+def package_problem(name: str) -> str | None:
+    """What is wrong with `name` ("torch" or "triton") and what to do about it; None if nothing is."""
+    try:
+        _require_presence(name)
+        _require_fitness(name)
+    except UsageError as error:
+        return str(error)
+    return None
+
+
+def imported(name: str) -> Any:
+    """The module `name`, or None where it cannot be imported."""
+    try:
+        return importlib.import_module(name)
+    except (ImportError, OSError):
+        return None
+
+
+def visible_devices() -> dict[str, str]:
+    """The variables by which ROCm and CUDA hide GPUs, as far as they are set."""
+    return {name: os.environ[name] for name in _VISIBLE if name in os.environ}
+
+
+def container() -> str | None:
+    """What the variable `container` says, which systemd-nspawn, podman and others set."""
+    return os.environ.get("container") or None  # noqa: SIM112 - lower case it is
+
+
+def _require_presence(name: str) -> None:
+    if not _present(name):
+        raise UsageError(f"{name} is not installed: {_advice(name)}")
+
+
+def _require_fitness(name: str) -> None:
+    module = _imported(name)
+    _check_version(name, str(module.__version__), _MINIMUM[name], (99, 0))  # of Triton, the self-test decides
+    if name == "triton" and module.knobs.runtime.interpret:
         raise UsageError("TRITON_INTERPRET is set, so launches cannot be captured: unset it and run again")
 
 
