@@ -123,10 +123,10 @@ class Campaign:
         hunt.go(strategy, _derived(self.seed, self.ref, self._rounds))
         return hunt.found
 
-    def report(self, outcome: Outcome, *, shrinking: bool) -> None:
+    def report(self, case: Any, outcome: Outcome, *, shrinking: bool) -> None:
         """Count and announce an examined Case."""
         self.examples += not shrinking
-        self.listener(CaseDone(kernel=self.ref.kernel, outcome=outcome, shrinking=shrinking))
+        self.listener(CaseDone(kernel=self.ref.kernel, case=case, outcome=outcome, shrinking=shrinking))
 
 
 class _Hunt:
@@ -210,7 +210,7 @@ class _Hunt:
             campaign = self._campaign
             with _blamed_on_us(case):
                 self._outcomes[case] = examine(campaign.ref, campaign.spec, case, campaign.registry)
-                campaign.report(self._outcomes[case], shrinking=shrinking)
+                campaign.report(case, self._outcomes[case], shrinking=shrinking)
         return self._outcomes[case]
 
     def _is_wanted(self, finding: Finding) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from tridiff.harness.api import Clean, Finding, Found, Outcome, Skipped, Unsupported
 
@@ -13,6 +14,7 @@ class CaseDone:
     """One Case was examined. `shrinking`: it was run to minimise a Finding, not drawn as an example."""
 
     kernel: str
+    case: Any
     outcome: Outcome
     shrinking: bool
 

@@ -544,8 +544,8 @@ def test_tally_of_cases_not_judged() -> None:
     ]
 
     for outcome in outcomes:
-        tally.add(CaseDone(kernel="scale", outcome=outcome, shrinking=False))
-    tally.add(CaseDone(kernel="scale", outcome=Clean(ratio=0.75, specialisations=("c",)), shrinking=True))
+        tally.add(CaseDone(kernel="scale", case=None, outcome=outcome, shrinking=False))
+    tally.add(CaseDone(kernel="scale", case=None, outcome=Clean(ratio=0.75, specialisations=("c",)), shrinking=True))
 
     assert (tally.examples, tally.shrink_runs) == (6, 1)
     assert (tally.clean, tally.inconclusive, tally.skipped, tally.unsupported, tally.failing) == (2, 1, 1, 3, 0)
