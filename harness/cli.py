@@ -203,6 +203,26 @@ def list_(as_json: JsonOption = False) -> int:
     return Exit.CLEAN
 
 
+def _registry() -> Registry:
+    """The registry, after checking that torch and triton are there."""
+    config.require_packages()
+    from tridiff.harness.registry import builtin
+
+    return builtin()
+
+
+def _spec(engine: str | None, target: str) -> EngineSpec:
+    return _ready(EngineSpec(name=check_engine(best_engine() if engine is None else engine), target=check_target(target)))
+
+
+def _ready(spec: EngineSpec) -> EngineSpec:
+    """`spec`, after its engine has seen that it can work with this Triton; an error then is the machine's, not tridiff's."""
+    from tridiff.harness.engines.cpu.engine import CpuEngine
+
+    CpuEngine(spec)
+    return spec
+
+
 @app.command()
 def doctor(as_json: JsonOption = False) -> int:
     """Show what this machine offers, and what to do about what it lacks."""
@@ -223,26 +243,6 @@ def doctor(as_json: JsonOption = False) -> int:
     if not as_json:
         _say("fuzzing is possible here: tridiff fuzz")
     return Exit.CLEAN
-
-
-def _registry() -> Registry:
-    """The registry, after checking that torch and triton are there."""
-    config.require_packages()
-    from tridiff.harness.registry import builtin
-
-    return builtin()
-
-
-def _spec(engine: str | None, target: str) -> EngineSpec:
-    return _ready(EngineSpec(name=check_engine(best_engine() if engine is None else engine), target=check_target(target)))
-
-
-def _ready(spec: EngineSpec) -> EngineSpec:
-    """`spec`, after its engine has seen that it can work with this Triton; an error then is the machine's, not tridiff's."""
-    from tridiff.harness.engines.cpu.engine import CpuEngine
-
-    CpuEngine(spec)
-    return spec
 
 
 def _stdout() -> Console:
