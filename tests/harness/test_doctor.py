@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.metadata
 import json
 import os
 import subprocess
@@ -130,10 +131,10 @@ def test_package(monkeypatch: pytest.MonkeyPatch, version: str | None, problem: 
 
     def installed(name: str) -> str:
         if version is None:
-            raise host.importlib.metadata.PackageNotFoundError(name)
+            raise importlib.metadata.PackageNotFoundError(name)
         return version
 
-    monkeypatch.setattr(host.importlib.metadata, "version", installed)
+    monkeypatch.setattr(importlib.metadata, "version", installed)
 
     assert host.package("hypothesis", "6.142") == Package(name="hypothesis", version=version, minimum="6.142", problem=problem)
 
@@ -157,7 +158,7 @@ def test_installation(
     distribution = SimpleNamespace(version="1.0", locate_file=lambda name: tmp_path / "site" / name, read_text=lambda _: text)
     (home / "harness").mkdir(parents=True)
     monkeypatch.setattr(host, "_folders", lambda part: [str(home / "harness")] if part == "harness" else [])
-    monkeypatch.setattr(host.importlib.metadata, "distribution", lambda _: distribution)
+    monkeypatch.setattr(importlib.metadata, "distribution", lambda _: distribution)
 
     before = host.installation()
     (home / "harness/new.py").touch()
