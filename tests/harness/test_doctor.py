@@ -163,9 +163,11 @@ def test_installation(
     before = host.installation()
     (home / "harness/new.py").touch()
     after = host.installation()
+    (home / "harness/new.py").write_text("changed = True\n", encoding="utf-8")
+    later = host.installation()
 
     assert (before.form, before.folder, before.version) == (form, str(home), "1.0")
-    assert after.source != before.source
+    assert len({before.source, after.source, later.source}) == 3
 
 
 def test_this_machine() -> None:

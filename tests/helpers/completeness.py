@@ -153,7 +153,7 @@ def drawn(op: Op) -> Iterator[str]:
     for target in TARGETS:
         for what, strategy in (("strategy", op.strategy), ("presets", op.presets)):
             try:
-                simplest = _simplest(strategy, target)
+                simplest = _simplest(strategy, target, shrunk=(what, target) == ("strategy", DEFAULT_TARGET))
             except Exception as error:  # noqa: BLE001 - whatever a strategy raises is the complaint
                 yield f"{what} draws nothing for {target}: {type(error).__name__}: {error}"
                 continue
@@ -163,8 +163,9 @@ def drawn(op: Op) -> Iterator[str]:
                 yield f"strategy shrinks to {simplest}, not to {op.case.__name__}()"
 
 
-def _simplest(strategy: Callable[[Domain], Any], target: str) -> Any:
-    settings = hypothesis.settings(database=None, max_examples=_EXAMPLES, phases=(Phase.generate, Phase.shrink))
+def _simplest(strategy: Callable[[Domain], Any], target: str, *, shrunk: bool) -> Any:
+    phases = (Phase.generate, Phase.shrink) if shrunk else (Phase.generate,)
+    settings = hypothesis.settings(database=None, max_examples=_EXAMPLES, phases=phases)
     return hypothesis.find(strategy(Domain(target=target)), lambda _: True, settings=settings, random=Random(0))
 
 
