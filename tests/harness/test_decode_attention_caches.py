@@ -161,18 +161,21 @@ def test_scales_are_tensors_of_fp8_caches_alone() -> None:
     assert all(scaled[name].dtype == torch.float32 for name in ("k_scale", "v_scale"))
 
 
+def is_spread(case: Case) -> bool:
+    """Whether an FP8 cache of the case should hold many different codes; a one-hot key, for one, is mostly zero."""
+    spread = case.pattern in {"gaussian", "peaked", "sink", "near_duplicates"} and "flat" not in case.key_layout
+    return case.cache_dtype != "same" and spread and sum(case.seq_lens) > 4
+
+
 def test_fp8_caches_hold_something() -> None:
-    """In hardly any drawn case do all codes vanish or saturate, so that the comparison means something."""
-    vacuous = 0
-    sample = [
-        case for case in drawn("gfx942") if case.cache_dtype != "same" and any(case.seq_lens) and "flat" not in case.key_layout
-    ]
+    """Codes neither vanish nor saturate, so that the comparison means something."""
+    sample = [case for case in drawn("gfx942") if is_spread(case)]
+
+    assert len(sample) > 20
     for case in sample:
         codes = tokens(case, build(case, Arena()), "key").abs()
-        vacuous += bool(((codes == 0) | (codes == fp8.LARGEST[case.cache_dtype])).double().mean() > 0.97)
-
-    assert len(sample) > 40
-    assert vacuous <= 0.05 * len(sample)
+        assert ((codes == 0) | (codes == fp8.LARGEST[case.cache_dtype])).double().mean() < 0.5
+        assert len(codes.unique()) > 4
 
 
 @pytest.mark.parametrize("cache_dtype", fp8.DTYPES)

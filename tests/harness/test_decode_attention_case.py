@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, find, given, settings
 from hypothesis import strategies as st
 
 from tridiff.harness.api import Arena, CaseError, Domain, Poison, Zone, from_json, pattern, to_json
+from tridiff.harness.runner.minimise import minimised
 from tridiff.strategies.decode_attention import OP, DecodeAttentionCase, build, cases, preset_cases
 
 Case = DecodeAttentionCase
@@ -100,20 +101,25 @@ def test_the_simplest_preset() -> None:
             Case(num_kv_heads=2, group_size=17),
         ),
         (lambda case: case.far == "pages", Case(far="pages")),
-        (lambda case: case.head_dim_v > 64, Case(head_dim=65, head_dim_v=65)),
+        (lambda case: case.head_dim_v > 64, Case(head_dim_v=65)),
+        (lambda case: case.is_mla and case.head_dim_v & (case.head_dim_v - 1), Case(is_mla=True, head_dim=17, head_dim_v=17)),
         (
-            lambda case: case.key_layout == "cross_layer" and case.peak_at == "before_page",
+            lambda case: case.cache_dtype == "float8_e5m2" and case.v_scale != 1.0 and case.value_sigma,
+            Case(cache_dtype="float8_e5m2", v_scale=0.37),
+        ),
+        (
+            lambda case: case.key_layout == "cross_layer" and case.pattern == "peaked" and case.peak_at == "before_page",
             Case(key_layout="cross_layer", pattern="peaked", peak_at="before_page"),
         ),
         (
             lambda case: case.page_size > 500 and max(case.seq_lens) > case.page_size and case.dtype != "float32",
-            Case(page_size=512, seq_lens=(513,), dtype="bfloat16"),
+            Case(page_size=501, seq_lens=(502,), dtype="bfloat16"),
         ),
     ],
 )
 def test_failures_shrink_to_what_matters(condition: Predicate, expected: Case) -> None:
     """Fields that a failure does not need become the simplest, the others as small as it allows."""
-    assert shortest(condition) == expected
+    assert minimised(shortest(condition), condition) == expected
 
 
 @pytest.mark.parametrize(
