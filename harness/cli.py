@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import sys
@@ -57,6 +58,9 @@ ExamplesOption = Annotated[int | None, typer.Option("--max-examples", metavar="N
 SecondsOption = Annotated[
     float | None, typer.Option("--seconds", metavar="S", min=1.0, help="Time to spend [default: 120, without --max-examples].")
 ]
+PluginOption = Annotated[
+    list[str] | None, typer.Option("--plugin", metavar="FILE", help="Python file or module with more kernels; repeatable.")
+]
 OutOption = Annotated[Path, typer.Option("--out", metavar="DIR", help="Case files of findings go to DIR/findings.")]
 
 
@@ -69,11 +73,12 @@ def fuzz(
     max_examples: ExamplesOption = None,
     seconds: SecondsOption = None,
     seed: SeedOption = 0,
+    plugin: PluginOption = None,
     out: OutOption = DEFAULT_OUT,
     as_json: JsonOption = False,
 ) -> int:
     """Draw hostile but legal cases, run each kernel beside its reference, report every way it goes wrong."""
-    registry = _registry()
+    registry = _registry(plugin, target)
     from tridiff.harness import repro
     from tridiff.harness.report.fuzzing import FuzzReport
     from tridiff.harness.runner.campaign import Budget
@@ -100,10 +105,11 @@ def prove(
     target: TargetOption = DEFAULT_TARGET,
     max_examples: Annotated[int, typer.Option("--max-examples", metavar="N", min=1, help="Cases drawn per fault.")] = 200,
     seed: SeedOption = 0,
+    plugin: PluginOption = None,
     as_json: JsonOption = False,
 ) -> int:
     """Patch known defects into each kernel and show that the expected check catches every one."""
-    registry = _registry()
+    registry = _registry(plugin, target)
     spec = _spec(engine, target)
     kernels = registry.select(op or [], kernel or [])
     if not any(registry.faults.get(known.name) for known in kernels):
@@ -112,7 +118,7 @@ def prove(
     from tridiff.harness.report import document, text
 
     if as_json:
-        _stdout().print_json(json.dumps(document.prove_document(proofs)))
+        _stdout().print_json(json.dumps(document.prove_document(proofs, registry.plugins)))
     else:
         _stdout().print(text.prove_table(proofs))
         missed = [proof.fault.name for proof in proofs if not proof.caught]
@@ -163,18 +169,22 @@ def _prove(registry: Registry, kernels: list[Any], spec: EngineSpec, seed: int, 
 
 
 @app.command()
-def repro(case: Annotated[Path, typer.Argument(metavar="CASE.json", help="A case file that fuzz wrote.")]) -> int:
+def repro(
+    case: Annotated[Path, typer.Argument(metavar="CASE.json", help="A case file that fuzz wrote.")],
+    plugin: PluginOption = None,
+) -> int:
     """Run the case of a finding again. Exit 1 if it still fails, 0 if it does not."""
-    registry = _registry()
+    config.require_packages()
     from tridiff.harness import repro as files
     from tridiff.harness.api import Clean, Found
     from tridiff.harness.runner.examine import examine
 
+    registry = _registry(plugin, files.target_of(case))
     found = files.read(case, registry)
     outcome = examine(found.ref, _ready(found.spec), found.case, registry)
     match outcome:
         case Found():
-            _say_finding(outcome, case, found.check)
+            _say_finding(outcome, case, found.check, registry.plugins_for(outcome.finding.kernel))
             return Exit.FINDINGS
         case Clean():
             _say(f"{case}: check {found.check} does not fail any more; largest error ratio {outcome.ratio:.3f}")
@@ -182,18 +192,18 @@ def repro(case: Annotated[Path, typer.Argument(metavar="CASE.json", help="A case
     raise UsageError(f"{case}: cannot be judged on this machine: {outcome.reason}")
 
 
-def _say_finding(outcome: Found, file: Path, check: str) -> None:
+def _say_finding(outcome: Found, file: Path, check: str, plugins: tuple[str, ...]) -> None:
     from tridiff.harness.report import text
 
-    _stdout().print(text.finding_text(outcome.finding, file=file), end="", soft_wrap=True)
+    _stdout().print(text.finding_text(outcome.finding, file=file, plugins=plugins), end="", soft_wrap=True)
     if outcome.finding.check != check:
         _say(f"the file names check {check}; now {outcome.finding.check} fails first")
 
 
 @app.command("list")
-def list_(as_json: JsonOption = False) -> int:
+def list_(plugin: PluginOption = None, as_json: JsonOption = False) -> int:
     """Show ops, kernels, engines and faults."""
-    registry = _registry()
+    registry = _registry(plugin)
     from tridiff.harness.report import document, text
 
     if as_json:
@@ -203,12 +213,13 @@ def list_(as_json: JsonOption = False) -> int:
     return Exit.CLEAN
 
 
-def _registry() -> Registry:
-    """The registry, after checking that torch and triton are there."""
+def _registry(plugins: list[str] | None, target: str = DEFAULT_TARGET) -> Registry:
+    """The built-in families and the plug-ins, after checking that torch and triton are there."""
     config.require_packages()
-    from tridiff.harness.registry import builtin
+    from tridiff.harness.plugins import load
 
-    return builtin()
+    with contextlib.redirect_stdout(sys.stderr):  # what a plug-in prints while it is imported must not spoil a document
+        return load(plugins or [], target=check_target(target))
 
 
 def _spec(engine: str | None, target: str) -> EngineSpec:

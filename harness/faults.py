@@ -47,8 +47,9 @@ def _twin(module: ModuleType, fault: Fault) -> ModuleType:
     origin = Path(str(module.__file__))
     source = patched(origin.read_text(encoding="utf-8"), fault)
     digest = hashlib.blake2b(source.encode(), digest_size=6).hexdigest()
-    name = f"tridiff_fault_{fault.name}_{digest}"
-    path = _folder() / name / origin.name
+    flat = f"tridiff_fault_{fault.name}_{digest}"
+    name = f"{module.__package__}.{flat}" if module.__package__ else flat  # so that relative imports work in the twin
+    path = _folder() / flat / origin.name
     path.parent.mkdir(exist_ok=True)
     path.write_text(source, encoding="utf-8")
     spec = importlib.util.spec_from_file_location(name, path)

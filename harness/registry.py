@@ -1,49 +1,85 @@
 """Registry: joins Ops, references, Kernels and Faults by name.
 
-The built-in families go through the same calls as anybody else's. A family is a module of one name in `strategies`,
-`reference`, `kernels` and `kernels.faults`; the three last are plain data and functions, so they know no harness.
+The built-in families are registered by `register`, as a plug-in's are by its own, through the same calls. A family is a module
+of one name in `strategies`, `reference`, `kernels` and `kernels.faults`; the three last are plain data and functions, so they
+know no harness.
 """
 
 from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
-from tridiff.harness.api import CHECKS, Expected, Fault, Kernel, Op, Patch, Reference, Verdict
+from tridiff.harness.api import CHECKS, Fault, Kernel, Op, Patch, Reference, Verdict
+from tridiff.harness.blame import BUILT_IN, described
 from tridiff.harness.capture import targeting
+from tridiff.harness.declarations import check_kernel, check_op, kernel_module, verdict_of
 from tridiff.harness.engines.spec import DEFAULT_TARGET, UsageError, nearest
+
+LEFT_OUT = "no:"
+"""Before the name of an installed plug-in: it is left out."""
 
 
 @dataclass
 class Registry:
-    """All Ops with their references, and all Kernels with their Faults, by name."""
+    """All Ops with their references, and all Kernels with their Faults, by name.
+
+    `plugins`: what `tridiff.harness.plugins.load` was given to make it, so that another process can make it again.
+    `target`: what modules of kernels are told that ask Triton for the current device while they are imported.
+    """
 
     ops: dict[str, Op] = field(default_factory=dict)
     references: dict[str, Reference] = field(default_factory=dict)
     kernels: dict[str, Kernel] = field(default_factory=dict)
     faults: dict[str, list[Fault]] = field(default_factory=dict)
+    plugins: tuple[str, ...] = ()
+    target: str = DEFAULT_TARGET
+    _sources: dict[tuple[str, ...], str | None] = field(default_factory=dict)
+    _source: str | None = None
 
     def register_op(self, op: Op, reference: Reference) -> None:
-        """Add an Op and its reference. Raises `UsageError` when the name is taken."""
+        """Add an Op and its reference. Raises `UsageError` when the name is taken or what they declare is malformed."""
+        check_op(op, reference)
         if op.name in self.ops:
-            raise UsageError(f"an op named {op.name!r} is registered already: choose another name")
+            raise UsageError(f"an op named {op.name!r} is registered already{self._by('op', op.name)}: choose another name")
         self.ops[op.name] = op
         self.references[op.name] = reference
+        self._sources["op", op.name] = self._source
 
     def register_kernel(self, kernel: Kernel) -> None:
-        """Add an implementation of a registered Op. Raises `UsageError` when the name is taken or the Op unknown."""
+        """Add an implementation of a registered Op, and import its module.
+
+        Raises `UsageError` when the name is taken, the Op unknown, or the module or a function in it does not exist.
+        """
+        check_kernel(kernel)
         if kernel.name in self.kernels:
-            raise UsageError(f"a kernel named {kernel.name!r} is registered already: choose another name")
+            by = self._by("kernel", kernel.name)
+            raise UsageError(f"a kernel named {kernel.name!r} is registered already{by}: choose another name")
         if kernel.op not in self.ops:
             raise UsageError(f"kernel {kernel.name!r} implements the unknown op {kernel.op!r}{nearest(kernel.op, self.ops)}")
+        self._import(kernel)
         self.kernels[kernel.name] = kernel
+        self._sources["kernel", kernel.name] = self._source
+
+    def _import(self, kernel: Kernel) -> None:
+        try:
+            with targeting(self.target):
+                kernel_module(kernel)
+        except UsageError:
+            raise
+        except (Exception, SystemExit) as error:
+            raised = f"module {kernel.module!r} raised on import: {described(error)}"
+            raise UsageError(f"kernel {kernel.name!r}: {raised}") from error
 
     def register_fault(self, fault: Fault) -> None:
         """Add a Fault of a registered Kernel. Raises `UsageError` for an unknown kernel or check, or a name taken."""
+        if not isinstance(fault, Fault):
+            raise UsageError(f"register_fault takes a Fault, not a {type(fault).__name__}")
         self.kernel(fault.kernel)
         unknown = fault.checks - set(CHECKS)
         if not fault.checks:
@@ -54,8 +90,51 @@ class Registry:
             )
         known = self.faults.setdefault(fault.kernel, [])
         if any(other.name == fault.name for other in known):
-            raise UsageError(f"kernel {fault.kernel!r} has a fault named {fault.name!r} already: choose another name")
+            by = self._by("fault", fault.kernel, fault.name)
+            raise UsageError(f"kernel {fault.kernel!r} has a fault named {fault.name!r} already{by}: choose another name")
         known.append(fault)
+        self._sources["fault", fault.kernel, fault.name] = self._source
+
+    @contextmanager
+    def source(self, name: str) -> Iterator[None]:
+        """Within this context, whatever is registered comes from `name`: a plug-in as its user calls it, or `BUILT_IN`."""
+        before, self._source = self._source, name
+        try:
+            yield
+        finally:
+            self._source = before
+
+    def source_of(self, *what: str) -> str | None:
+        """Where `("op", NAME)`, `("kernel", NAME)` or `("fault", KERNEL, NAME)` comes from; None if nobody said."""
+        return self._sources.get(what)
+
+    def _by(self, *what: str) -> str:
+        source = self.source_of(*what)
+        return f", by {source}" if source else ""
+
+    def plugins_for(self, kernel: str) -> tuple[str, ...]:
+        """Those of `plugins` that must be given to find `kernel`: up to the one that brought it; what is left out stays so."""
+        source = self.source_of("kernel", kernel)
+        count = self.plugins.index(source) + 1 if source in self.plugins else 0
+        return tuple(name for at, name in enumerate(self.plugins) if at < count or name.startswith(LEFT_OUT))
+
+    def copy(self, *, plugins: Iterable[str] = (), target: str = DEFAULT_TARGET) -> Registry:
+        """The same content, to which more can be added."""
+        return replace(
+            self,
+            ops=dict(self.ops),
+            references=dict(self.references),
+            kernels=dict(self.kernels),
+            faults={name: list(faults) for name, faults in self.faults.items()},
+            plugins=tuple(plugins),
+            target=target,
+            _sources=dict(self._sources),
+        )
+
+    @property
+    def size(self) -> int:
+        """Number of Ops, Kernels and Faults."""
+        return len(self.ops) + len(self.kernels) + sum(map(len, self.faults.values()))
 
     def op(self, name: str) -> Op:
         """The Op of that name. Raises `UsageError` with the nearest known name."""
@@ -87,18 +166,11 @@ class Registry:
         return chosen
 
     def judge(self, op: str, inputs: Mapping[str, Any], rounding: Mapping[str, Any]) -> Verdict:
-        """What the Op's reference says of these inputs. Raises ValueError for shapes that would only match by broadcasting."""
-        answer = self.references[op](inputs, rounding)
-        outputs = {name: Expected(value=value, bound=bound) for name, (value, bound) in answer["outputs"].items()}
-        for name, expected in outputs.items():
-            _check_shape(op, name, expected, inputs[name])
-        return Verdict(outputs=outputs, conclusive=bool(answer["conclusive"]))
+        """What the Op's reference says of these inputs. Raises `Malformed` for an answer of the wrong form or shape.
 
-
-def _check_shape(op: str, name: str, expected: Expected, output: Any) -> None:
-    shapes = (tuple(expected.value.shape), tuple(expected.bound.shape))
-    if shapes != (tuple(output.shape),) * 2:
-        raise ValueError(f"the reference of {op} gives {name} and its bound the shapes {shapes}: must be {tuple(output.shape)}")
+        A shape that would only match by broadcasting is wrong, too: elements would be compared with others.
+        """
+        return verdict_of(op, self.references[op](inputs, rounding), inputs)
 
 
 def _known(table: Mapping[str, Any], what: str, name: str) -> Any:
@@ -109,7 +181,7 @@ def _known(table: Mapping[str, Any], what: str, name: str) -> Any:
 
 def register_family(registry: Registry, name: str, package: str = "tridiff") -> None:
     """Register the family `name`: strategies/NAME, reference/NAME, kernels/NAME and kernels/faults/NAME of `package`."""
-    with targeting(DEFAULT_TARGET):  # kernel modules may ask Triton for the current device when they are imported
+    with targeting(registry.target):  # kernel modules may ask Triton for the current device when they are imported
         strategies, reference, kernels, faults = (
             importlib.import_module(f"{package}.{folder}.{name}")
             for folder in ("strategies", "reference", "kernels", "kernels.faults")
@@ -128,10 +200,16 @@ def families() -> list[str]:
     return sorted(module.name for module in pkgutil.iter_modules(package.__path__))
 
 
+def register(registry: Registry) -> None:
+    """Register all built-in families."""
+    for name in families():
+        register_family(registry, name)
+
+
 @lru_cache(maxsize=1)
 def builtin() -> Registry:
     """The registry of all built-in families."""
     registry = Registry()
-    for name in families():
-        register_family(registry, name)
+    with registry.source(BUILT_IN):
+        register(registry)
     return registry

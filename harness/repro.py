@@ -6,11 +6,13 @@
 from __future__ import annotations
 
 import json
+import shlex
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tridiff.harness.api import CHECKS, SCHEMA, CaseError, Finding, from_json, to_json
+from tridiff.harness.api import CHECKS, SCHEMA, CaseError, Finding, Kernel, from_json, to_json
 from tridiff.harness.engines.spec import EngineSpec, UsageError, check_engine, check_target
 from tridiff.harness.registry import Registry, builtin
 from tridiff.harness.runner.examine import KernelRef
@@ -62,6 +64,22 @@ def write(folder: Path, finding: Finding) -> Path:
     return path
 
 
+def command(file: Path, plugins: Iterable[str] = ()) -> str:
+    """What to type to run a case file again, with the `plugins` that its kernel comes from."""
+    options = [word for name in plugins for word in ("--plugin", name)]
+    return shlex.join(["tridiff", "repro", *options, str(file)])
+
+
+def target_of(path: Path) -> str:
+    """The target of a case file, before it is known which plug-ins it needs. Raises `UsageError` as `read` does."""
+    data = _object(path)
+    try:
+        _check_form(data)
+        return check_target(data["target"])
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}") from error
+
+
 def read(path: Path, registry: Registry | None = None) -> Repro:
     """Read a case file, strictly. Raises `UsageError` with the file's name and what is wrong in it."""
     data = _object(path)
@@ -73,12 +91,20 @@ def read(path: Path, registry: Registry | None = None) -> Repro:
 
 def _interpret(data: dict[str, Any], known: Registry) -> Repro:
     _check_form(data)
-    kernel = known.kernel(data["kernel"])
+    kernel = _kernel(data["kernel"], known)
     op = known.op(data["op"])
     if kernel.op != op.name:
         raise UsageError(f"kernel {kernel.name!r} implements {kernel.op!r}, not {op.name!r}")
     spec = EngineSpec(name=check_engine(data["engine"]), target=check_target(data["target"]))
-    return Repro(ref=KernelRef(kernel=kernel.name), spec=spec, check=data["check"], case=from_json(op.case, data["case"]))
+    case = from_json(op.case, data["case"])
+    return Repro(ref=KernelRef(kernel=kernel.name, plugins=known.plugins), spec=spec, check=data["check"], case=case)
+
+
+def _kernel(name: str, known: Registry) -> Kernel:
+    try:
+        return known.kernel(name)
+    except UsageError as error:
+        raise UsageError(f"{error}; if it comes from a plug-in, name that: --plugin FILE") from error
 
 
 def _object(path: Path) -> dict[str, Any]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from tridiff.harness.api import CHECKS, SCHEMA, Finding, to_json
 from tridiff.harness.registry import Registry
-from tridiff.harness.repro import as_json
+from tridiff.harness.repro import as_json, command
 from tridiff.harness.runner.events import Tally
 from tridiff.harness.runner.prove import Proof
 from tridiff.harness.runner.session import Session
@@ -24,6 +24,7 @@ def fuzz_document(session: Session, files: Mapping[str, Path], shrunk: Mapping[s
         "seed": session.seed,
         "engine": session.spec.name,
         "target": session.spec.target,
+        "plugins": list(session.registry.plugins),
         "seconds": round(session.elapsed, 3),
         "interrupted": session.interrupted,
         "kernels": [
@@ -53,23 +54,26 @@ def _counts(tally: Tally) -> dict[str, Any]:
 
 
 def finding_document(finding: Finding, session: Session, file: Path | None, *, shrunk: bool) -> dict[str, Any]:
-    """The finding's case file, with its signature, source line, the other checks that fired, and where it was written."""
+    """The finding's case file, with its signature, source line, the other checks that fired, and how to run it again."""
     signature = finding.signature()
+    plugins = session.registry.plugins_for(finding.kernel)
     return {
         "signature": signature,
         "line": finding.line,
         "others": list(dict.fromkeys(finding.others)),
         "hits": session.tallies[finding.kernel].hits.get(signature, 1),
         "file": None if file is None else str(file),
+        "reproduce": None if file is None else command(file, plugins),
         "shrunk": shrunk,
         **as_json(finding),
     }
 
 
-def prove_document(proofs: list[Proof]) -> dict[str, Any]:
-    """One entry a Fault."""
+def prove_document(proofs: list[Proof], plugins: Iterable[str] = ()) -> dict[str, Any]:
+    """One entry a Fault; `plugins` as they were given."""
     return {
         "schema": SCHEMA,
+        "plugins": list(plugins),
         "faults": [
             {
                 "fault": proof.fault.name,
@@ -86,9 +90,10 @@ def prove_document(proofs: list[Proof]) -> dict[str, Any]:
 
 
 def list_document(registry: Registry) -> dict[str, Any]:
-    """Ops, Kernels with their Faults, and checks."""
+    """Ops, Kernels with their Faults and where they come from, and checks; `plugins` as they were given."""
     return {
         "schema": SCHEMA,
+        "plugins": list(registry.plugins),
         "ops": list(registry.ops),
         "kernels": [
             {
@@ -96,6 +101,7 @@ def list_document(registry: Registry) -> dict[str, Any]:
                 "op": kernel.op,
                 "engines": list(kernel.engines),
                 "module": kernel.module,
+                "from": registry.source_of("kernel", kernel.name),
                 "faults": [fault.name for fault in registry.faults.get(kernel.name, [])],
             }
             for kernel in registry.kernels.values()

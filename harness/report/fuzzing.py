@@ -62,7 +62,8 @@ class FuzzReport:
         for signature, finding in session.findings.items():
             hits = session.tallies[finding.kernel].hits.get(signature, 1)
             shrunk = self._shrunk.get(signature, False)
-            block = text.finding_text(finding, file=self._files.get(signature), hits=hits, shrunk=shrunk)
+            plugins = session.registry.plugins_for(finding.kernel)
+            block = text.finding_text(finding, file=self._files.get(signature), hits=hits, shrunk=shrunk, plugins=plugins)
             self._out.print(block, soft_wrap=True)
         self._out.print(text.fuzz_table(session.kernels, session.tallies, session.findings.values(), session.elapsed))
         for line in text.reasons_text(session.tallies):

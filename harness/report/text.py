@@ -12,6 +12,7 @@ from rich.text import Text
 
 from tridiff.harness.api import CHECKS, Finding, Kernel
 from tridiff.harness.registry import Registry
+from tridiff.harness.repro import command
 from tridiff.harness.runner.events import Tally
 from tridiff.harness.runner.prove import Proof
 
@@ -30,8 +31,8 @@ def _plain(value: Any) -> str:
     return f"({', '.join(map(str, value))})" if isinstance(value, tuple) else str(value)
 
 
-def finding_text(finding: Finding, *, file: Path | None, hits: int = 1, shrunk: bool = True) -> Text:
-    """A Finding as a block of labelled lines that ends with the command that reproduces it."""
+def finding_text(finding: Finding, *, file: Path | None, hits: int = 1, shrunk: bool = True, plugins: Iterable[str] = ()) -> Text:
+    """A Finding as a block of labelled lines that ends with the command that reproduces it, `plugins` included."""
     size = "minimal case" if shrunk else "case, not fully shrunk (time limit)"
     rows = [
         ("check", f"{finding.check}: {CHECKS[finding.check]}"),
@@ -41,7 +42,7 @@ def finding_text(finding: Finding, *, file: Path | None, hits: int = 1, shrunk: 
         ("also fired", ", ".join(dict.fromkeys(finding.others)) or None),
         ("hits", f"{hits} drawn cases" if hits > 1 else None),
         (size, describe_case(finding.case)),
-        ("reproduce", f"tridiff repro {file}" if file else None),
+        ("reproduce", command(file, plugins) if file else None),
     ]
     text = Text()
     text.append(f"FINDING {finding.signature()}\n", style="bold red")
@@ -115,9 +116,10 @@ def _proof_case(proof: Proof) -> str:
 def list_table(registry: Registry) -> Table:
     """One row a Kernel."""
     table = Table()
-    for heading in ("op", "kernel", "engines", "faults", "module"):
+    for heading in ("op", "kernel", "engines", "faults", "module", "from"):
         table.add_column(heading, overflow="fold")
     for kernel in registry.kernels.values():
         faults = str(len(registry.faults.get(kernel.name, [])))
-        table.add_row(kernel.op, kernel.name, ", ".join(kernel.engines), faults, kernel.module)
+        source = registry.source_of("kernel", kernel.name) or ""
+        table.add_row(kernel.op, kernel.name, ", ".join(kernel.engines), faults, kernel.module, source)
     return table

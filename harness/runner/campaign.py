@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
@@ -18,8 +18,10 @@ from hypothesis import HealthCheck, Phase, Verbosity
 from hypothesis.errors import Flaky
 from hypothesis.strategies import SearchStrategy
 
-from tridiff.harness.api import Domain, Finding, Found, Outcome
-from tridiff.harness.engines.spec import EngineSpec
+from tridiff.harness import blame
+from tridiff.harness.api import Domain, Finding, Found, Op, Outcome
+from tridiff.harness.declarations import check_drawn, check_strategy
+from tridiff.harness.engines.spec import EngineSpec, UsageError
 from tridiff.harness.registry import Registry, builtin
 from tridiff.harness.runner.events import CaseDone, FindingMinimal, FindingSeen, KernelDone, Listener
 from tridiff.harness.runner.examine import KernelRef, examine
@@ -87,13 +89,27 @@ class Campaign:
         """Draw and examine until the budget is spent. KeyboardInterrupt passes through; `findings` keeps what was found."""
         started = time.monotonic()
         deadline = None if self.budget.seconds is None else started + self.budget.seconds
-        op = self.registry.op(self.registry.kernel(self.ref.kernel).op)
         domain = Domain(target=self.spec.target)
-        general = op.strategy(domain)
-        self._hunt_all(op.presets(domain), self._preset_examples(), _fraction(started, deadline, PRESET_SHARE), general)
+        general, presets = self._strategy("strategy", domain), self._strategy("presets", domain)
+        self._hunt_all(presets, self._preset_examples(), _fraction(started, deadline, PRESET_SHARE), general)
         self._hunt_all(general, self.budget.examples, deadline)
         self.listener(KernelDone(kernel=self.ref.kernel))
         return self.findings
+
+    @property
+    def op(self) -> Op:
+        """The Op that the Kernel implements."""
+        return self.registry.op(self.registry.kernel(self.ref.kernel).op)
+
+    def _strategy(self, part: str, domain: Domain) -> SearchStrategy[Any]:
+        with self._declared(part):
+            strategy: SearchStrategy[Any] = getattr(self.op, part)(domain)
+            check_strategy(self.op, part, strategy)
+        return strategy
+
+    def _declared(self, part: str) -> AbstractContextManager[None]:
+        """Within this context, what is raised is the fault of whoever declared the Op."""
+        return blame.declared(self.registry.source_of("op", self.op.name), f"{part} of {self.op.name}")
 
     def _preset_examples(self) -> int | None:
         return None if self.budget.examples is None else self.budget.examples // PRESET_SHARE
@@ -120,7 +136,13 @@ class Campaign:
         """One hunt, with a seed of its own; the signature found and the number of examples drawn up to it."""
         self._rounds += 1
         hunt = _Hunt(self, count, deadline, again)
-        hunt.go(strategy, _derived(self.seed, self.ref, self._rounds))
+        try:
+            with self._declared("the strategy"):  # of what leaves a hunt, only what was raised while drawing is no HarnessBug
+                hunt.go(strategy, _derived(self.seed, self.ref, self._rounds))
+        except HarnessBug as bug:
+            if isinstance(bug.__cause__, UsageError):
+                raise bug.__cause__ from None
+            raise
         return hunt.found
 
     def report(self, case: Any, outcome: Outcome, *, shrinking: bool) -> None:
@@ -175,6 +197,7 @@ class _Hunt:
         self._conclude()
 
     def _visit(self, case: Any) -> None:
+        check_drawn(self._campaign.op, case)
         if self._target is not None:
             self._shrink(case)
             return

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
 import torch
 
+from tridiff.harness import blame
 from tridiff.harness.api import (
     Arena,
     Clean,
@@ -24,39 +26,47 @@ from tridiff.harness.api import (
     StagingError,
     Unsupported,
     Verdict,
+    Zone,
     rank,
     to_json,
 )
 from tridiff.harness.capture import seeded
 from tridiff.harness.checks.memory import check_memory
 from tridiff.harness.checks.values import check_poison, check_values, worst_ratio
+from tridiff.harness.declarations import check_inputs, check_judged
 from tridiff.harness.engines.cpu.engine import CpuEngine
 from tridiff.harness.engines.cpu.errors import KernelError, UnsupportedOperation
 from tridiff.harness.engines.cpu.ttir import FrontEndDrift
 from tridiff.harness.engines.spec import EngineSpec
 from tridiff.harness.faults import load
-from tridiff.harness.registry import Registry, builtin
-from tridiff.harness.runner import blame
+from tridiff.harness.plugins import loaded
+from tridiff.harness.registry import Registry
 
 
 @dataclass(frozen=True, kw_only=True)
 class KernelRef:
-    """A Kernel by name, or its twin with one Fault."""
+    """A Kernel by name, or its twin with one Fault; `plugins`: what to load besides the built-in families to find it."""
 
     kernel: str
     fault: str | None = None
+    plugins: tuple[str, ...] = ()
 
 
 def examine(ref: KernelRef, spec: EngineSpec, case: Any, registry: Registry | None = None) -> Outcome:
     """Run `case` and apply every check; never raises for what a kernel does.
 
     The kernel runs twice, over memory that differs only in its poison: the first run is checked, the second must give the
-    same bits. The reference sees the second run's inputs before the kernel does. Raises `UsageError` for unknown names.
+    same bits. The reference sees the second run's inputs before the kernel does. Raises `UsageError` for unknown names, and
+    where what a plug-in declares fails: what builds the inputs, the reference, where the kernel rounds, the patch of a fault.
+
+    `registry`: what `ref.plugins` load, where the caller has it already.
     """
-    known = registry or builtin()
+    known = registry or loaded(ref.plugins, spec.target)
     kernel = known.kernel(ref.kernel)
     fault = None if ref.fault is None else known.fault(ref.kernel, ref.fault)
-    examination = _Examination(known, kernel, load(kernel, fault, spec.target), spec, case)
+    with blame.declared(known.source_of("fault", ref.kernel, ref.fault or ""), f"fault {ref.fault}"):
+        module = load(kernel, fault, spec.target)
+    examination = _Examination(known, kernel, module, spec, case)
     try:
         return examination.outcome()
     except StagingError as error:
@@ -84,22 +94,37 @@ class _Examination:
         if failure is not None:
             return self._found([failure])
         quiet, inputs_again = self._staged(Poison.QUIET)
-        verdict = self._known.judge(self._kernel.op, inputs_again, self._rounding(inputs_again))
-        outputs = _written(loud, inputs)
+        outputs = _written(loud)
+        verdict = self._judged(inputs_again, outputs)
         failures = [*check_memory(loud), *check_values(verdict, outputs)]
         failures.extend(self._second_run(inputs_again, quiet, loud))
         return self._found(failures) if failures else self._clean(verdict, outputs)
 
     def _staged(self, poison: Poison) -> tuple[Arena, dict[str, Any]]:
         arena = Arena(poison)
-        inputs = self._op.build(self._case, arena)
+        with self._declared("build"):
+            inputs = self._op.build(self._case, arena)
+            check_inputs(self._op, inputs)
         arena.seal()
         return arena, inputs
+
+    def _declared(self, part: str) -> AbstractContextManager[None]:
+        """Within this context, what is raised is the fault of whoever declared the Op."""
+        return blame.declared(self._known.source_of("op", self._op.name), f"{part} of {self._op.name}", self._case)
+
+    def _judged(self, inputs: Mapping[str, Any], outputs: Mapping[str, torch.Tensor]) -> Verdict:
+        rounding = self._rounding(inputs)
+        with self._declared("the reference"):
+            verdict = self._known.judge(self._op.name, inputs, rounding)
+            check_judged(self._op.name, verdict, outputs)
+        return verdict
 
     def _rounding(self, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
         if self._kernel.rounding is None:
             return {}
-        answer: Mapping[str, Any] = getattr(self._module, self._kernel.rounding)(**inputs)
+        source = self._known.source_of("kernel", self._kernel.name)
+        with blame.declared(source, f"{self._kernel.rounding} of kernel {self._kernel.name}", self._case):
+            answer: Mapping[str, Any] = getattr(self._module, self._kernel.rounding)(**inputs)
         return answer
 
     def _run(self, inputs: Mapping[str, Any], arena: Arena) -> Failure | None:
@@ -148,5 +173,6 @@ class _Examination:
         return tuple(dict.fromkeys(self._engine.specialisations))
 
 
-def _written(arena: Arena, inputs: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    return {allocation.name: inputs[allocation.name] for allocation in arena if allocation.writable.size}
+def _written(arena: Arena) -> dict[str, torch.Tensor]:
+    written = (allocation for allocation in arena if allocation.zone is Zone.OUTPUT or allocation.writable.size)
+    return {allocation.name: allocation.view for allocation in written}

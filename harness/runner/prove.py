@@ -85,13 +85,14 @@ def prove_fault(
         strays += finding.check not in fault.checks
         return finding.check in fault.checks
 
+    known = registry or builtin()
     campaign = Campaign(
-        KernelRef(kernel=fault.kernel, fault=fault.name),
+        KernelRef(kernel=fault.kernel, fault=fault.name, plugins=known.plugins),
         spec,
         seed,
         Budget(examples=examples, shrink_seconds=shrink_seconds),
         watch,
-        registry or builtin(),
+        known,
         accept=expected,
         stop_at_first=True,
     )

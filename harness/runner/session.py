@@ -52,7 +52,8 @@ class Session:
 
     def _fuzz(self, kernel: Kernel, budget: Budget) -> None:
         self.tallies[kernel.name] = Tally()
-        campaign = Campaign(KernelRef(kernel=kernel.name), self.spec, self.seed, budget, self._watch, self.registry)
+        ref = KernelRef(kernel=kernel.name, plugins=self.registry.plugins)
+        campaign = Campaign(ref, self.spec, self.seed, budget, self._watch, self.registry)
         try:
             campaign.run()
         finally:

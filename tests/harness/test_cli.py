@@ -193,7 +193,7 @@ def test_list(invoke: Invoke, known: Registry) -> None:
     assert [kernel["name"] for kernel in document["kernels"]] == list(known.kernels)
     assert document["kernels"][0]["faults"] == [fault.name for fault in known.faults["scale"]]
     assert next(iter(document["checks"])) == "launch"
-    assert cells(text.out, "scale")[2:] == ["cpu", str(len(known.faults["scale"])), "toy.kernels.scale"]
+    assert cells(text.out, "scale")[2:] == ["cpu", str(len(known.faults["scale"])), "toy.kernels.scale", ""]
 
 
 # Repro

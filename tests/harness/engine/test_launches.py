@@ -16,12 +16,12 @@ from launching import captured, run
 from toy.family import registry
 from toy.strategies.scale import ScaleCase
 
+from tridiff.harness import blame
 from tridiff.harness.api import Fault, Found, Kernel, Patch
 from tridiff.harness.capture import targeting
 from tridiff.harness.engines.cpu.errors import KernelError
 from tridiff.harness.engines.spec import EngineSpec
 from tridiff.harness.faults import load
-from tridiff.harness.runner import blame
 from tridiff.harness.runner.examine import KernelRef, examine
 
 # Options and hooks

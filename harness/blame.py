@@ -1,17 +1,26 @@
-"""Blame: whose fault an exception is that escaped from a launch, and which line of the kernel's author it came from."""
+"""Blame: whose fault an exception is that escaped from a launch or from what a plug-in declares, and which line it came from."""
 
 from __future__ import annotations
 
 import itertools
 import os
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import PurePath
 
 import numpy as np
 import torch
 import triton
 
-_HARNESS = PurePath(__file__).parents[1]
+from tridiff.harness.api import StagingError
+from tridiff.harness.declarations import Malformed
+from tridiff.harness.engines.spec import UsageError
+
+BUILT_IN = "tridiff"
+"""The source of what tridiff itself registers."""
+
+_HARNESS = PurePath(__file__).parent
 _CAPTURE = _HARNESS / "capture"  # between a launcher and torch or Triton, on whose behalf it raises nothing itself
 _TRITON = PurePath(str(triton.__file__)).parent
 _STANDARD = PurePath(os.__file__).parent
@@ -31,6 +40,8 @@ def line(error: BaseException) -> str | None:
     """FILE:LINE of the innermost frame that is neither ours nor a library's: the kernel author's own."""
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         path = PurePath(frame.filename)
+        if path.name.startswith("<"):  # Python's own import, what a dataclass generates
+            continue
         if not (_is_standard(path) or any(path.is_relative_to(library) for library in _LIBRARIES)):
             return f"{path.name}:{frame.lineno}"
     return None
@@ -45,3 +56,30 @@ def summary(error: BaseException) -> str:
     """Type and first line of the message."""
     lines = [text.strip() for text in str(error).splitlines() if text.strip()]
     return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
+
+
+def described(error: BaseException) -> str:
+    """Type, first line of the message, and in brackets FILE:LINE of the author's own code, where known."""
+    if isinstance(error, SyntaxError) and error.filename is not None:
+        place = f"{PurePath(error.filename).name}:{error.lineno}" if error.lineno else PurePath(error.filename).name
+        return f"{type(error).__name__}: {error.msg} ({place})"
+    place = line(error) or ""
+    return summary(error) + (f" ({place})" if place else "")
+
+
+@contextmanager
+def declared(source: str | None, part: str, case: object = None) -> Iterator[None]:
+    """Turn what `part` ("build of op 'scale'") of the plug-in `source` raises into a `UsageError` of one line.
+
+    What is built in (`source` is `BUILT_IN`, or None in a registry made by hand) raises a bug of ours: it passes through, and
+    so do a machine's limits. `case`: named in the message where there is one.
+    """
+    try:
+        yield
+    except (StagingError, MemoryError, UsageError):
+        raise
+    except Exception as error:
+        if source in {None, BUILT_IN}:
+            raise
+        what = str(error) if isinstance(error, Malformed) else f"{part} raised {described(error)}"
+        raise UsageError(f"plug-in {source}: {what}" + (f", with {case}" if case is not None else "")) from error

@@ -1,0 +1,198 @@
+"""Declarations: what an Op and a Kernel say of themselves, and what their functions return, must be well-formed.
+
+What is wrong with a declaration is a `UsageError`, of one line, when it is registered; what a function returns is `Malformed`
+when it is called.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from types import ModuleType
+from typing import Any
+
+import torch
+from hypothesis.strategies import SearchStrategy
+
+from tridiff.harness.api import CaseError, Expected, Kernel, Op, Verdict, from_json, require, to_json
+from tridiff.harness.engines.spec import ENGINES, UsageError, nearest
+
+_OP_NAME = re.compile(r"[a-z][a-z0-9_]*")
+_KERNEL_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
+
+
+class Malformed(ValueError):
+    """What a function of an Op returned lacks the form that it must have."""
+
+
+def check_op(op: Any, reference: Any) -> None:
+    """Raise `UsageError` unless `op` and its reference can be used."""
+    if not isinstance(op, Op):
+        raise UsageError(f"register_op takes an Op and its reference, not {_shown(op)}")
+    if not _matches(_OP_NAME, op.name):
+        raise UsageError(f"op name {op.name!r}: must be lower-case letters, digits and underscores, such as 'rms_norm'")
+    if reference is None:
+        raise UsageError(f"op {op.name!r} has no reference: register_op takes a function (inputs, rounding) beside the Op")
+    if not callable(reference):
+        raise UsageError(f"op {op.name!r}: the reference is {_shown(reference)}: must be a function (inputs, rounding)")
+    for part, takes in (("strategy", "domain"), ("presets", "domain"), ("build", "case, arena")):
+        if not callable(getattr(op, part)):
+            raise UsageError(f"op {op.name!r}: {part} is {_shown(getattr(op, part))}: must be a function ({takes})")
+    _check_case(op)
+
+
+def _check_case(op: Op) -> None:
+    case: Any = op.case
+    parameters = vars(case).get("__dataclass_params__") if isinstance(case, type) else None
+    if parameters is None or not parameters.frozen:
+        raise UsageError(f"op {op.name!r}: case is {_shown(case)}: must be a dataclass with @dataclass(frozen=True)")
+    required = [
+        field.name
+        for field in dataclasses.fields(case)
+        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+    ]
+    if required:
+        raise UsageError(
+            f"op {op.name!r}: field {', '.join(required)} of {case.__name__} has no default: give its simplest value"
+        )
+    try:
+        _check_json(case())
+    except Exception as error:
+        raise UsageError(f"op {op.name!r}: the default case {case.__name__}() cannot be used: {_told(error)}") from error
+
+
+def check_drawn(op: Op, case: Any) -> None:
+    """Raise `Malformed` unless `case`, which a strategy drew, is one of `op`'s and its JSON form gives it back."""
+    if type(case) is not op.case:
+        raise Malformed(f"the strategy of {op.name} drew {_shown(case)}: must be a {op.case.__name__}")
+    try:
+        _check_json(case)
+    except ValueError as error:
+        raise Malformed(f"the strategy of {op.name} drew {case}: {_told(error)}") from error
+
+
+def _check_json(case: Any) -> None:
+    try:
+        again = from_json(type(case), json.loads(json.dumps(to_json(case))))
+    except Exception as error:
+        raise CaseError(f"it has no JSON form: {_told(error)}") from error
+    require(again == case, f"it comes back from JSON as {again}")
+
+
+def check_strategy(op: Op, part: str, strategy: Any) -> None:
+    """Raise `Malformed` unless what `part` (strategy or presets) of `op` returned can be drawn from."""
+    if not isinstance(strategy, SearchStrategy):
+        raise Malformed(f"{part} of {op.name} returns {_shown(strategy)}: must be a Hypothesis strategy of {op.case.__name__}")
+
+
+def check_inputs(op: Op, inputs: Any) -> None:
+    """Raise `Malformed` unless what `op`'s build returned are keyword arguments."""
+    if not isinstance(inputs, dict):
+        raise Malformed(f"build of {op.name} returns {_shown(inputs)}: must be a dict of the launcher's keyword arguments")
+
+
+def check_kernel(kernel: Any) -> None:
+    """Raise `UsageError` unless `kernel`'s fields can be used; imports nothing."""
+    if not isinstance(kernel, Kernel):
+        raise UsageError(f"register_kernel takes a Kernel, not {_shown(kernel)}")
+    if not _matches(_KERNEL_NAME, kernel.name):
+        raise UsageError(f"kernel name {kernel.name!r}: must be letters, digits and any of _ . + -, without spaces")
+    for field in ("op", "module", "launcher"):
+        value = getattr(kernel, field)
+        if not isinstance(value, str):
+            raise UsageError(f"kernel {kernel.name!r}: {field} is {_shown(value)}: must be a name, as a string")
+    unknown = [str(name) for name in kernel.engines if name not in ENGINES]
+    if unknown or not kernel.engines:
+        named = f"unknown engine {unknown[0]!r}{nearest(unknown[0], ENGINES)}" if unknown else "no engine"
+        raise UsageError(f"kernel {kernel.name!r} names {named}; engines: {', '.join(ENGINES)}")
+
+
+def kernel_module(kernel: Kernel) -> ModuleType:
+    """The module of `kernel`, which must have its launcher and what it says of its rounding.
+
+    Raises `UsageError`, and whatever the module itself raises when it is imported.
+    """
+    module = _imported(kernel)
+    for field in ("launcher", "rounding"):
+        name = getattr(kernel, field)
+        if name is not None and not callable(getattr(module, str(name), None)):
+            hint = nearest(str(name), (known for known, value in vars(module).items() if callable(value)))
+            raise UsageError(f"kernel {kernel.name!r}: {field}={name!r}: module {kernel.module!r} has no such function{hint}")
+    return module
+
+
+def _imported(kernel: Kernel) -> ModuleType:
+    try:
+        return importlib.import_module(kernel.module)
+    except (ModuleNotFoundError, ValueError, TypeError) as error:
+        if not is_absent(error, kernel.module):
+            raise
+        missing = f"there is no module {kernel.module!r}"
+        raise UsageError(f"kernel {kernel.name!r}: {missing}; for a launcher in the plug-in write module=__name__") from error
+
+
+def is_absent(error: Exception, module: str) -> bool:
+    """Whether `import module` failed because there is no such module, and not because of what it imports itself."""
+    if isinstance(error, ModuleNotFoundError):
+        return error.name is not None and f"{module}.".startswith(f"{error.name}.")
+    return not module or module.startswith(".")  # import_module refuses these with a ValueError or a TypeError
+
+
+def verdict_of(op: str, answer: Any, inputs: Mapping[str, Any]) -> Verdict:
+    """What a reference returned as a Verdict. Raises `Malformed` where the form or a shape is wrong."""
+    if not isinstance(answer, Mapping) or not isinstance(answer.get("outputs"), Mapping) or "conclusive" not in answer:
+        form = "{'outputs': {name: (value, bound)}, 'conclusive': bool}"
+        raise Malformed(f"the reference of {op} gives {_shown(answer)}: must be {form}")
+    outputs = {name: _expected(op, str(name), pair, inputs) for name, pair in answer["outputs"].items()}
+    return Verdict(outputs=outputs, conclusive=bool(answer["conclusive"]))
+
+
+def _expected(op: str, name: str, pair: Any, inputs: Mapping[str, Any]) -> Expected:
+    if name not in inputs:
+        raise Malformed(f"the reference of {op} gives {name!r}, which is none of the inputs{nearest(name, inputs)}")
+    if not (isinstance(pair, (tuple, list)) and len(pair) == 2 and all(isinstance(part, torch.Tensor) for part in pair)):
+        raise Malformed(f"the reference of {op} gives {_shown(pair)} for {name!r}: must be two tensors, (value, bound)")
+    expected = Expected(value=pair[0], bound=pair[1])
+    shapes = (tuple(expected.value.shape), tuple(expected.bound.shape))
+    if shapes != (tuple(inputs[name].shape),) * 2:
+        raise Malformed(
+            f"the reference of {op} gives {name} and its bound the shapes {shapes}: must be {tuple(inputs[name].shape)}"
+        )
+    return expected
+
+
+def check_judged(op: str, verdict: Verdict, written: Iterable[str]) -> None:
+    """Raise `Malformed` unless the reference said of exactly the `written` tensors what they must hold."""
+    written = tuple(written)
+    missing = [name for name in written if name not in verdict.outputs]
+    if missing:
+        raise Malformed(f"the reference of {op} gives no value and bound for {', '.join(missing)}, which the kernel must write")
+    surplus = [name for name in verdict.outputs if name not in written]
+    if surplus:
+        raise Malformed(
+            f"the reference of {op} judges {', '.join(surplus)}, which build does not declare as written: use arena.output"
+        )
+
+
+def _matches(pattern: re.Pattern[str], name: object) -> bool:
+    return isinstance(name, str) and pattern.fullmatch(name) is not None
+
+
+def _told(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+def _shown(value: object) -> str:
+    """A value in a few words: its name where it has one, its keys or its type where it may be large."""
+    if isinstance(value, Mapping):
+        return f"a {type(value).__name__} with {', '.join(map(repr, value)) or 'nothing'}"
+    if isinstance(value, (str, int, float, bool, type(None))):
+        return repr(value)
+    if isinstance(value, (tuple, list)):
+        return f"a {type(value).__name__} of {len(value)}"
+    name = getattr(value, "__name__", None)
+    kind = type(value).__name__
+    return f"the {kind} {name}" if isinstance(name, str) else f"a {kind}"
