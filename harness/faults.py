@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import importlib
 import importlib.util
+import itertools
 import sys
 import tempfile
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
@@ -21,15 +24,47 @@ class PatchError(RuntimeError):
 
 
 def patched(source: str, fault: Fault) -> str:
-    """`source` with every patch applied, in order. Raises `PatchError` unless each snippet occurs exactly once."""
+    """`source` with every patch applied, in order. Raises `PatchError` unless each snippet occurs exactly once.
+
+    A string that is the snippet, as where the Fault is declared in the kernel's own file, does not count.
+    """
     for patch in fault.patches:
-        count = source.count(patch.old)
-        if count != 1:
+        places = _occurrences(source, patch.old)
+        if len(places) != 1:
             raise PatchError(
-                f"fault {fault.name!r}: the snippet {patch.old!r} occurs {count} times in {fault.kernel!r}, not once"
+                f"fault {fault.name!r}: the snippet {patch.old!r} occurs {len(places)} times in {fault.kernel!r}, not once"
             )
-        source = source.replace(patch.old, patch.new)
+        (at,) = places
+        source = source[:at] + patch.new + source[at + len(patch.old) :]
     return source
+
+
+def _occurrences(source: str, snippet: str) -> list[int]:
+    """Where `snippet` begins in `source`."""
+    found: list[int] = []
+    at = source.find(snippet)
+    while at >= 0 and snippet:
+        found.append(at)
+        at = source.find(snippet, at + len(snippet))
+    if len(found) < 2:
+        return found
+    spans = list(_strings(source, snippet))
+    return [at for at in found if not any(start < at < stop for start, stop in spans)]
+
+
+def _strings(source: str, value: str) -> Iterator[tuple[int, int]]:
+    """From where to where in `source` there are strings that equal `value`."""
+    try:
+        tree = ast.parse(source)
+    except SyntaxError:
+        return
+    lines = source.splitlines(keepends=True)
+    starts = [0, *itertools.accumulate(map(len, lines))]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and node.value == value:
+            ends = ((node.lineno, node.col_offset), (node.end_lineno or node.lineno, node.end_col_offset or 0))
+            start, stop = (starts[row - 1] + len(lines[row - 1].encode()[:column].decode()) for row, column in ends)
+            yield start, stop
 
 
 def load(kernel: Kernel, fault: Fault | None, target: str = DEFAULT_TARGET) -> ModuleType:
