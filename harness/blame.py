@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import PurePath
 
+import hypothesis
 import numpy as np
 import torch
 import triton
@@ -24,7 +25,7 @@ _HARNESS = PurePath(__file__).parent
 _CAPTURE = _HARNESS / "capture"  # between a launcher and torch or Triton, on whose behalf it raises nothing itself
 _TRITON = PurePath(str(triton.__file__)).parent
 _STANDARD = PurePath(os.__file__).parent
-_LIBRARIES = (_HARNESS, _TRITON, PurePath(str(torch.__file__)).parent, PurePath(np.__file__).parent)
+_LIBRARIES = (_HARNESS, _TRITON, *(PurePath(str(library.__file__)).parent for library in (torch, np, hypothesis)))
 
 
 def is_ours(error: BaseException) -> bool:

@@ -195,4 +195,5 @@ def _shown(value: object) -> str:
         return f"a {type(value).__name__} of {len(value)}"
     name = getattr(value, "__name__", None)
     kind = type(value).__name__
-    return f"the {kind} {name}" if isinstance(name, str) else f"a {kind}"
+    article = "an" if kind[0] in "AEIOUaeiou" else "a"
+    return f"the {kind} {name}" if isinstance(name, str) else f"{article} {kind}"

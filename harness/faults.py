@@ -46,9 +46,7 @@ def _occurrences(source: str, snippet: str) -> list[int]:
     while at >= 0 and snippet:
         found.append(at)
         at = source.find(snippet, at + len(snippet))
-    if len(found) < 2:
-        return found
-    spans = list(_strings(source, snippet))
+    spans = list(_strings(source, snippet)) if found else []
     return [at for at in found if not any(start < at < stop for start, stop in spans)]
 
 

@@ -80,7 +80,7 @@ def _named(plugins: Sequence[str]) -> Iterator[_Plugin]:
     for name in plugins:
         if not name.startswith(LEFT_OUT):
             is_file = name.endswith(".py") or os.sep in name or Path(name).is_file()
-            yield _Plugin(name, partial(_file if is_file else _dotted, name))
+            yield _Plugin(name or repr(name), partial(_file if is_file else _dotted, name))
 
 
 def _announced(plugins: Sequence[str]) -> Iterator[_Plugin]:
