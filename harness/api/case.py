@@ -7,6 +7,7 @@ import math
 import types
 import typing
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, TypeVar
 
 SCHEMA = 1
@@ -50,12 +51,18 @@ def from_json(case_type: type[CaseT], data: object) -> CaseT:
     if not isinstance(data, Mapping):
         raise CaseError(f"a case must be a JSON object, got {type(data).__name__}")
     fields = {field.name: field for field in dataclasses.fields(typing.cast(Any, case_type))}
-    hints = typing.get_type_hints(case_type)
+    hints = _hints(case_type)
     for name in data:
         require(name in fields, f"unknown field {name!r}: {case_type.__name__} has {', '.join(fields)}")
     missing = [name for name, field in fields.items() if _is_required(field) and name not in data]
     require(not missing, f"missing field {', '.join(missing)} of {case_type.__name__}")
     return case_type(**{name: _typed(name, value, hints[name]) for name, value in data.items()})
+
+
+@lru_cache(maxsize=64)
+def _hints(case_type: type[Any]) -> Mapping[str, Any]:
+    """The types of its fields; to look them up takes a millisecond or two, and every drawn Case goes through here."""
+    return typing.get_type_hints(case_type)
 
 
 def _is_required(field: dataclasses.Field[Any]) -> bool:

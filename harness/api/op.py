@@ -37,7 +37,7 @@ class Op:
     """A contract: what goes in, what comes out, what may be written.
 
     `name`: lower-case identifier, also the name of the family's modules.
-    `case`: the frozen dataclass of its Cases.
+    `case`: the frozen dataclass of its Cases; every field has a default.
     `strategy`: (domain) -> strategy of Cases over the whole of `domain`.
     `presets`: (domain) -> strategy of Cases whose dimensions are those of real models; drawn first in a run.
     `build`: (case, arena) -> Inputs; deterministic, allocates every tensor through the arena and declares what is written.
