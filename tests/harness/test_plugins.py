@@ -123,11 +123,12 @@ def test_two_files_of_one_name() -> None:
     assert isinstance(examine(KernelRef(kernel="other"), SPEC, ScaleCase(), known), Clean)
 
 
-def test_file_shadows_nothing() -> None:
+def test_file_shadows_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """A file, and what lies beside it, may be called as an installed module; a helper beside it is found."""
-    saved("folder/json.py", "raise RuntimeError('the wrong json')")
+    monkeypatch.delitem(sys.modules, "colorsys", raising=False)
+    saved("folder/colorsys.py", "raise RuntimeError('the wrong one')")
     saved("folder/beside.py", "NAME = 'beside'")
-    source = f"import torch, json, beside\nassert torch.zeros(1) == 0 and json.dumps(beside.NAME)\n{TOY}"
+    source = f"import torch, colorsys, beside\nassert torch.zeros(1) == 0 and colorsys.rgb_to_hsv and beside.NAME\n{TOY}"
 
     known = load([saved("folder/torch.py", source)])
 
@@ -149,15 +150,15 @@ def test_modules_that_ask_for_the_device() -> None:
     assert known.target == "sm_90"
 
 
+@pytest.mark.usefixtures("toy_built_in")
 def test_package_with_relative_imports() -> None:
-    """A kernel's module in a package may import its neighbours, and so may its faulty twin."""
+    """A package in the current folder is found; a kernel's module may import its neighbours, and so may its faulty twin."""
     kernel = KERNEL.replace("from toy.kernels import scale as toy", "from .neighbour import toy")
     saved("package/neighbour.py", "from toy.kernels import scale as toy\n")
     saved("package/__init__.py", "")
     saved("package/kernels.py", kernel)
-    saved("toys.py", TOY)
 
-    known = load(["toys.py", "package.kernels"])
+    known = load(["package.kernels"])
 
     outcome = examine(KernelRef(kernel="scaled", fault="one_before"), SPEC, ScaleCase(), known)
     assert isinstance(outcome, Found)

@@ -58,7 +58,7 @@ def left_as_found(folder: Path) -> Iterator[None]:
     """Within this context `folder` is the current one; afterwards, `sys.path` and modules are as they were."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr(sys, "path", list(sys.path))
+        patch.setattr(sys, "path", [entry for entry in sys.path if entry])  # without the current folder
         before = set(sys.modules)
         yield
     loaded.cache_clear()
