@@ -83,7 +83,7 @@ def test_code_is_that_of_the_files() -> None:
 
 
 def test_finding_and_its_command(run: Run) -> None:
-    """The wrong kernel gives exactly the finding that is shown, and the printed command runs it again."""
+    """The wrong kernel gives exactly the finding that is shown, and the printed command runs it again, until it is repaired."""
     finding, *_ = blocks("text")
 
     code, output = run(EXAMPLE, "my_kernels.py", "fuzz", "--plugin", "my_kernels.py", "--op", "rms_norm", "--max-examples", 100)
@@ -94,6 +94,9 @@ def test_finding_and_its_command(run: Run) -> None:
     again, text = run(EXAMPLE, "my_kernels.py", *command.split())
     assert again == cli.Exit.FINDINGS
     assert f"reproduce: tridiff {command}\n" in text
+    repaired, text = run(fixed(EXAMPLE), "fixed.py", *command.replace("my_kernels.py", "fixed.py").split())
+    assert repaired == cli.Exit.CLEAN
+    assert "does not fail any more" in text
 
 
 def test_fix(run: Run) -> None:
