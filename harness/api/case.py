@@ -51,7 +51,7 @@ def from_json(case_type: type[CaseT], data: object) -> CaseT:
     if not isinstance(data, Mapping):
         raise CaseError(f"a case must be a JSON object, got {type(data).__name__}")
     fields = {field.name: field for field in dataclasses.fields(typing.cast(Any, case_type))}
-    hints = _hints(case_type)
+    hints = _hints(typing.cast(Any, case_type))
     for name in data:
         require(name in fields, f"unknown field {name!r}: {case_type.__name__} has {', '.join(fields)}")
     missing = [name for name, field in fields.items() if _is_required(field) and name not in data]
