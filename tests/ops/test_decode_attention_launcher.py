@@ -227,7 +227,7 @@ def test_what_does_not_fit_takes_the_normal_path() -> None:
     assert choose_tiles(platform="cuda", **shape, is_fp8=True).block_h == 1
     assert choose_tiles(platform="hip", **shape, is_fp8=True).block_h == 16
     assert choose_tiles(platform="cuda", **shape).block_h == 16
-    wide = {"lk": 1088, "lv": 1024, "group": 4}
+    wide: dict[str, Any] = {"lk": 1088, "lv": 1024, "group": 4}
     assert choose_tiles(platform="hip", dtype=torch.float32, **wide).block_h == 1
     assert choose_tiles(platform="hip", dtype=torch.bfloat16, **wide).block_h == 16
 
