@@ -21,4 +21,5 @@ def packages_of(folder: str) -> list[str]:
 setup(
     packages=[package for folder in FOLDERS for package in packages_of(folder)],
     package_dir={f"tridiff.{folder}": folder for folder in FOLDERS},
+    py_modules=["_tridiff_pytest"],
 )

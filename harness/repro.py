@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -44,24 +45,25 @@ def as_json(finding: Finding) -> dict[str, Any]:
     }
 
 
-def prepare(folder: Path) -> Path:
-    """Make FOLDER/findings, so that an unwritable place is known before the work. Raises `UsageError`."""
+def prepare(folder: Path, *, option: str = "--out") -> Path:
+    """Make FOLDER/findings, so that an unwritable place is known before the work. Raises `UsageError` that names `option`."""
     findings = folder / "findings"
     try:
         findings.mkdir(parents=True, exist_ok=True)
         probe = findings / ".tridiff-write-test"
         probe.touch()
-        probe.unlink()
+        probe.unlink(missing_ok=True)  # Another process may be probing, too.
     except OSError as error:
-        raise UsageError(f"cannot write to {findings}: {error.strerror}; choose another folder with --out") from error
+        raise UsageError(f"cannot write to {findings}: {error.strerror}; choose another folder with {option}") from error
     return findings
 
 
 def write(folder: Path, finding: Finding) -> Path:
     """Write FOLDER/SIGNATURE.json and return its path."""
     path = folder / f"{finding.signature()}.json"
-    path.write_text(json.dumps(as_json(finding), indent=2) + "\n", encoding="utf-8")
-    return path
+    whole = path.with_suffix(f".{os.getpid()}")  # Another process may be writing the same finding.
+    whole.write_text(json.dumps(as_json(finding), indent=2) + "\n", encoding="utf-8")
+    return whole.replace(path)
 
 
 def command(file: Path, plugins: Iterable[str] = ()) -> str:

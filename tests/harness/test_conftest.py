@@ -24,7 +24,8 @@ def test_one_blas_thread_per_process() -> None:
 def test_profile_is_ours(ci: str, name: str) -> None:
     """Whether or not a CI variable is set, the current Hypothesis profile is one of ours."""
     code = "import conftest, hypothesis; print(hypothesis.settings.get_current_profile_name())"
-    environment = {**os.environ, "CI": ci, "PYTHONPATH": str(TESTS)}
+    path = os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "CI": ci, "PYTHONPATH": path}
 
     result = subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True)
 

@@ -1,0 +1,98 @@
+"""The pytest plug-in: the fixtures `tridiff` and `tridiff_kernel`, the options `--tridiff-...`, a section of the summary.
+
+It is loaded in every pytest run of an environment that has tridiff, so it imports neither torch nor Triton nor Hypothesis
+before a test asks for one of its fixtures, or an option names a kernel, an op or a profile of ours.
+
+`options`: what the command line says. `fuzzing`: the fixture's class. `failure`: how a finding is shown. `summary`: the section.
+
+PYTEST_DONT_REWRITE
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tridiff.harness.engines.spec import UsageError
+from tridiff.harness.pytest_plugin import options, summary
+from tridiff.harness.pytest_plugin.failure import Failure, one_line
+
+if TYPE_CHECKING:
+    from tridiff.harness.pytest_plugin.fuzzing import Fuzzer
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the options `--tridiff-...` and the setting `tridiff_plugins`."""
+    options.add(parser)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Check the options; register our profiles before the plug-in of Hypothesis loads the one that was asked for."""
+    config.stash[options.KEY] = options.read(config)
+    # Spelt out rather than imported: the module that registers them imports Hypothesis.
+    if str(config.getoption("--hypothesis-profile", None) or "").startswith("tridiff-"):
+        from tridiff.harness import profiles
+
+        profiles.register()
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Refuse a kernel, op or plug-in that does not exist before anything is collected."""
+    given = session.config.stash[options.KEY]
+    if given.selects:
+        from tridiff.harness.pytest_plugin import kernels
+
+        try:
+            kernels.selected(session.config)
+        except UsageError as error:
+            raise pytest.UsageError(one_line(error)) from None
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """One test for each target of `--tridiff-target`, and for each kernel where `tridiff_kernel` is used."""
+    targets = metafunc.config.stash[options.KEY].targets
+    if targets and "tridiff" in metafunc.fixturenames:
+        metafunc.parametrize("tridiff", targets, indirect=True)
+    if "tridiff_kernel" in metafunc.fixturenames:
+        from tridiff.harness.pytest_plugin import kernels
+
+        try:
+            names = kernels.selected(metafunc.config)
+        except UsageError as error:
+            raise pytest.Collector.CollectError(f"tridiff: {one_line(error)}") from None
+        metafunc.parametrize("tridiff_kernel", names, indirect=True)
+
+
+@pytest.fixture(name="tridiff")
+def tridiff_fixture(request: pytest.FixtureRequest) -> Fuzzer:
+    """Fuzzes kernels: `tridiff.fuzz("my_kernel")` fails the test with the finding and the command that reproduces it."""
+    from tridiff.harness.pytest_plugin import fuzzing, kernels
+
+    try:
+        registry = kernels.registry(request.config)
+    except UsageError as error:
+        raise Failure(f"tridiff: {one_line(error)}") from None
+    return fuzzing.Fuzzer(request.node, registry, getattr(request, "param", None))
+
+
+@pytest.fixture
+def tridiff_kernel(request: pytest.FixtureRequest) -> str:
+    """The name of a kernel: a test that uses it runs once for every kernel known to tridiff, or selected by an option."""
+    return str(request.param)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(call: pytest.CallInfo[Any]) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Give the short summary, and JUnit XML, the headline of a failure of ours."""
+    report = yield
+    if call.excinfo is not None and isinstance(call.excinfo.value, Failure):
+        call.excinfo.value.shorten(report)
+    return report
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print the section `tridiff` where anything was fuzzed."""
+    summary.write(terminalreporter)

@@ -1,0 +1,209 @@
+"""The fixture `tridiff`: fuzzes a Kernel within a test, writes case files, and fails with what was found.
+
+Whoever imports this needs torch and Triton.
+"""
+
+from __future__ import annotations
+
+import shlex
+import time
+import traceback
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+from tridiff.harness import profiles, repro
+from tridiff.harness.api import Finding
+from tridiff.harness.engines.cpu.engine import CpuEngine
+from tridiff.harness.engines.spec import DEFAULT_TARGET, EngineSpec, UsageError, best_engine, check_target
+from tridiff.harness.pytest_plugin import options, summary
+from tridiff.harness.pytest_plugin.failure import Failure, one_line
+from tridiff.harness.pytest_plugin.kernels import selected, warnings_as_usual
+from tridiff.harness.registry import Registry
+from tridiff.harness.report.text import finding_text, reasons_text
+from tridiff.harness.runner.campaign import Budget, HarnessBug
+from tridiff.harness.runner.events import Event, FindingMinimal, FindingSeen, Tally
+from tridiff.harness.runner.session import Session
+
+SEEDS_A_DAY = 1000
+"""Under the nightly profile each day has this many seeds of its own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FuzzRun:
+    """What a call of `Fuzzer.fuzz` did: a kernel without findings. `tally`: its counts and the largest error ratio."""
+
+    kernel: str
+    spec: EngineSpec
+    seed: int
+    budget: Budget
+    tally: Tally
+
+
+class Fuzzer:
+    """The fixture `tridiff` of one test."""
+
+    def __init__(self, item: pytest.Item, registry: Registry, target: str | None) -> None:
+        self._item = item
+        self._registry = registry
+        self._target = target
+        self._options = item.config.stash[options.KEY]
+
+    def fuzz(
+        self,
+        kernel: str,
+        *,
+        target: str = DEFAULT_TARGET,
+        examples: int | None = None,
+        seconds: float | None = None,
+        seed: int = 0,
+    ) -> FuzzRun:
+        """Draw cases of `kernel`, judge and shrink; fail the test with what was found, or where no case could be judged.
+
+        `examples`, `seconds`: cases to draw and time to take, whichever ends first; without both, the `max_examples` of the
+        current Hypothesis profile. `seed`: added to the seed of the whole run, so that several tests of one kernel draw
+        different cases. `--tridiff-target`, `--tridiff-examples` and `--tridiff-seconds` replace what the test says. Skips
+        the test if `--tridiff-kernel` or `--tridiff-op` leave the kernel out. In the returned run cases that could not be
+        judged are counted; whether there may be any is for the test to say.
+        """
+        __tracebackhide__ = True
+        try:
+            session = self._session(kernel, self._target or target, self._budget(examples, seconds), seed)
+        except UsageError as error:
+            raise Failure(f"tridiff: {one_line(error)}") from None
+        if kernel not in selected(self._item.config):
+            pytest.skip(f"kernel {kernel} is left out by --tridiff-kernel or --tridiff-op")
+        return _Run(self._item, self._options, session).go()
+
+    def _session(self, name: str, target: str, budget: Budget, seed: int) -> Session:
+        kernel = self._registry.kernel(name)
+        spec = EngineSpec(name=self._options.engine or best_engine(), target=check_target(target))
+        with warnings_as_usual():
+            CpuEngine(spec)  # An engine that cannot work with this Triton is the machine's matter, not the kernel's.
+        return Session([kernel], spec, self._base_seed() + seed, budget, lambda _event: None, self._registry)
+
+    def _base_seed(self) -> int:
+        if self._options.seed is not None:
+            return self._options.seed
+        return SEEDS_A_DAY * int(time.time() // 86400) if profiles.is_nightly() else 0
+
+    def _budget(self, examples: int | None, seconds: float | None) -> Budget:
+        """The command line's, else the test's, else the profile's."""
+        if self._options.examples is not None or self._options.seconds is not None:
+            return Budget(examples=self._options.examples, seconds=self._options.seconds)
+        if examples is not None and examples < 1:
+            raise UsageError(f"{examples=}: must be at least 1")
+        if seconds is not None and not seconds > 0.0:
+            raise UsageError(f"{seconds=}: must be above 0")
+        if examples is None and seconds is None:
+            examples = settings().max_examples
+        return Budget(examples=examples, seconds=seconds)
+
+
+@dataclass
+class _Run:
+    """A session within a test: what becomes of its findings, of its counts, and of what interrupts it."""
+
+    item: pytest.Item
+    options: options.Options
+    session: Session
+    files: dict[str, Path] = field(default_factory=dict)
+    shrunk: dict[str, bool] = field(default_factory=dict)
+    unwritten: str = ""
+
+    def go(self) -> FuzzRun:
+        """Run to the end of the budget. Raises `Failure`, or KeyboardInterrupt."""
+        __tracebackhide__ = True
+        self.session.listener = self._listen
+        try:
+            with warnings_as_usual():
+                self.session.run()
+        except HarnessBug as bug:
+            raise Failure(_bug_text(str(bug), bug.__cause__ or bug), str(bug)) from None
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is no finding, and is said to be none
+            headline = f"tridiff failed: {traceback.format_exception_only(error)[-1].strip()}"
+            raise Failure(_bug_text(headline, error), headline) from None
+        finally:
+            self._record()
+        if self.session.interrupted:
+            summary.interrupted(self.item.config, self._properties(), self._text() if self.session.findings else "")
+            raise KeyboardInterrupt
+        return self._judged()
+
+    def _judged(self) -> FuzzRun:
+        __tracebackhide__ = True
+        session = self.session
+        if session.findings:
+            raise Failure(self._text(), self._headline())
+        kernel = session.kernels[0].name
+        if session.unjudged:
+            raise Failure("\n".join([f"no case of {kernel} could be judged", *reasons_text(session.tallies)]), self._headline())
+        return FuzzRun(
+            kernel=kernel, spec=session.spec, seed=session.seed, budget=session.budget, tally=session.tallies[kernel]
+        )
+
+    def _listen(self, event: Event) -> None:
+        """Write a case file the moment a finding is seen, and again once it is minimal."""
+        if isinstance(event, FindingSeen | FindingMinimal):
+            try:
+                folder = repro.prepare(self.options.out, option="--tridiff-out")
+                self.files[event.finding.signature()] = repro.write(folder, event.finding)
+            except (UsageError, OSError) as error:
+                self.unwritten = one_line(error)
+        if isinstance(event, FindingMinimal):
+            self.shrunk[event.finding.signature()] = event.shrunk
+
+    def _headline(self) -> str:
+        """One line: the first finding and how many there are besides, or why nothing could be judged."""
+        findings = list(self.session.findings.values())
+        if not findings:
+            reasons = [reason for tally in self.session.tallies.values() for reason in tally.reasons]
+            return f"no case of {self.session.kernels[0].name} could be judged: {one_line(Exception(reasons[0]))}"
+        others = f" (and {len(findings) - 1} more)" if len(findings) > 1 else ""
+        return f"{findings[0].check}{others}: {findings[0].kernel}: {findings[0].message.splitlines()[0]}"
+
+    def _text(self) -> str:
+        """All findings, each with the command that runs its case again."""
+        return "\n".join(self._finding_text(signature, finding) for signature, finding in self.session.findings.items())
+
+    def _finding_text(self, signature: str, finding: Finding) -> str:
+        hits = self.session.tallies[finding.kernel].hits.get(signature, 1)
+        block = finding_text(finding, file=None, hits=hits, shrunk=self.shrunk.get(signature, False)).plain
+        return f"{block}  {self._reproduce(signature)}"
+
+    def _reproduce(self, signature: str) -> str:
+        file = self.files.get(signature)
+        if file is None:
+            return f"no case file: {self.unwritten}"
+        here = self.item.config.invocation_params.dir
+        shown = file.relative_to(here) if file.is_relative_to(here) else file
+        plugins = [word for plugin in self.options.plugins for word in ("--plugin", plugin)]
+        return f"reproduce: {shlex.join(['tridiff', 'repro', *plugins, str(shown)])}"
+
+    def _record(self) -> None:
+        """Let the counts travel with the report of the test: to the summary, from xdist's workers too, and to JUnit XML."""
+        self.item.user_properties.append((summary.PROPERTY, self._properties()))
+
+    def _properties(self) -> str:
+        session = self.session
+        kernel = session.kernels[0].name
+        return summary.as_property(
+            kernel=kernel,
+            target=session.spec.target,
+            seed=session.seed,
+            tally=session.tallies.get(kernel, Tally()),
+            findings=list(session.findings),
+        )
+
+
+def _bug_text(headline: str, error: BaseException) -> str:
+    """For a failure of ours, or of the strategy or builder of a plug-in's op: here the traceback is what is needed."""
+    return "\n".join(
+        [
+            headline,
+            "this is a defect of tridiff, or of an op that a plug-in declares, not of a kernel: please report the lines below",
+            *"".join(traceback.format_exception(error)).splitlines(),
+        ]
+    )

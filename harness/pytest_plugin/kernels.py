@@ -1,0 +1,43 @@
+"""Which kernels there are, and which of them the options select. Imports torch and Triton, once they are known to be there."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tridiff.harness import config as machine
+from tridiff.harness.pytest_plugin import options
+
+if TYPE_CHECKING:
+    from tridiff.harness.registry import Registry
+
+_REGISTRY = pytest.StashKey["Registry"]()
+
+
+def registry(config: pytest.Config) -> Registry:
+    """The built-in kernels and those of plug-ins; loaded once. Raises `UsageError` with what this machine lacks."""
+    if _REGISTRY not in config.stash:
+        with warnings_as_usual():
+            machine.require_packages()
+            from tridiff.harness import plugins
+
+            config.stash[_REGISTRY] = plugins.load(config.stash[options.KEY].plugins)
+    return config.stash[_REGISTRY]
+
+
+def selected(config: pytest.Config) -> list[str]:
+    """Names of the kernels that `--tridiff-op` and `--tridiff-kernel` leave. Raises `UsageError` for unknown names."""
+    given = config.stash[options.KEY]
+    return [kernel.name for kernel in registry(config).select(given.ops, given.kernels)]
+
+
+@contextmanager
+def warnings_as_usual() -> Iterator[None]:
+    """Warnings are shown, and no errors, also where the host's are: they would end as findings of the kernel."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        yield

@@ -1,0 +1,105 @@
+"""The section `tridiff` of the terminal summary, from counts that travel as properties of the tests' reports.
+
+So they arrive from xdist's workers as well, and JUnit XML has them. Light to import, as every pytest run does.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from tridiff.harness.runner.events import Tally
+
+PROPERTY = "tridiff"
+"""Name of the property; there is one for each call of `fuzz`, a JSON object."""
+
+_INTERRUPTED = pytest.StashKey[list[tuple[str, str]]]()
+"""Property and findings of the test that Ctrl-C ended: pytest makes no report for it."""
+
+
+@dataclass
+class _Row:
+    """The sums of one kernel over all tests."""
+
+    cases: int = 0
+    worst_ratio: float = 0.0
+    inconclusive: int = 0
+    not_judged: int = 0
+    findings: set[str] = field(default_factory=set)
+    reasons: dict[str, int] = field(default_factory=dict)
+
+    def add(self, counts: dict[str, Any]) -> None:
+        self.cases += counts["cases"]
+        self.worst_ratio = max(self.worst_ratio, counts["worst_ratio"])
+        self.inconclusive += counts["inconclusive"]
+        self.not_judged += counts["not_judged"]
+        self.findings.update(counts["findings"])
+        for reason, count in counts["reasons"].items():
+            self.reasons[reason] = self.reasons.get(reason, 0) + count
+
+    def cells(self) -> list[str]:
+        numbers = (self.inconclusive, self.not_judged, len(self.findings))
+        return [str(self.cases), f"{self.worst_ratio:.3f}", *map(str, numbers)]
+
+
+def as_property(*, kernel: str, target: str, seed: int, tally: Tally, findings: list[str]) -> str:
+    """The counts of one call of `fuzz`; `findings` are signatures."""
+    return json.dumps(
+        {
+            "kernel": kernel,
+            "target": target,
+            "seed": seed,
+            "cases": tally.examples,
+            "worst_ratio": tally.worst_ratio,
+            "inconclusive": tally.inconclusive,
+            "not_judged": tally.skipped + tally.unsupported,
+            "reasons": tally.reasons,
+            "findings": findings,
+        }
+    )
+
+
+def interrupted(config: pytest.Config, counts: str, findings: str) -> None:
+    """Keep what a test had done and found when Ctrl-C ended it."""
+    config.stash.setdefault(_INTERRUPTED, []).append((counts, findings))
+
+
+def write(reporter: pytest.TerminalReporter) -> None:
+    """Write a line for each kernel, and why cases were not judged; nothing where nothing was fuzzed."""
+    cut_short = reporter.config.stash.get(_INTERRUPTED, [])
+    rows: dict[str, _Row] = {}
+    for text in [*_properties(reporter), *(counts for counts, _ in cut_short)]:
+        counts = json.loads(text)
+        rows.setdefault(counts["kernel"], _Row()).add(counts)
+    if not rows:
+        return
+    reporter.section("tridiff")
+    for line in _table(rows):
+        reporter.write_line(line)
+    for _, findings in cut_short:
+        reporter.write_line(f"interrupted{': what was found until then follows' if findings else ''}\n{findings}".rstrip())
+
+
+def _properties(reporter: pytest.TerminalReporter) -> Iterator[str]:
+    """The property of every call of `fuzz`; the last report of a test has all of its calls."""
+    reports = [report for reports in reporter.stats.values() for report in reports if isinstance(report, pytest.TestReport)]
+    tests = {report.nodeid: report for phase in ("setup", "call") for report in reports if report.when == phase}
+    for report in tests.values():
+        yield from (str(value) for name, value in report.user_properties if name == PROPERTY)
+
+
+def _table(rows: Mapping[str, _Row]) -> Iterator[str]:
+    heading = ["kernel", "cases", "worst ratio", "inconclusive", "not judged", "findings"]
+    lines = [heading, *([kernel, *rows[kernel].cells()] for kernel in sorted(rows))]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for first, *others in lines:
+        cells = (cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True))
+        yield "  ".join([first.ljust(widths[0]), *cells])
+    for kernel in sorted(rows):
+        for reason, count in sorted(rows[kernel].reasons.items()):
+            yield f"{kernel}: {count} case{'s' * (count != 1)} not judged: {' '.join(reason.split())}"
