@@ -48,7 +48,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
         try:
             kernels.selected(session.config)
         except UsageError as error:
-            raise pytest.UsageError(one_line(error)) from None
+            raise pytest.UsageError(f"tridiff: {one_line(error)}") from None
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 
-class Failure(pytest.fail.Exception):
+class Failure(pytest.fail.Exception):  # type: ignore[misc,name-defined] # a class that pytest annotates as a variable
     """Fails the test with `text`; the short summary and JUnit XML say `headline`, which is the first line by default.
 
     Like every outcome of pytest it is no Exception, so a test's `except Exception` does not swallow it.

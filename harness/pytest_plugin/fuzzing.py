@@ -140,9 +140,7 @@ class _Run:
         kernel = session.kernels[0].name
         if session.unjudged:
             raise Failure("\n".join([f"no case of {kernel} could be judged", *reasons_text(session.tallies)]), self._headline())
-        return FuzzRun(
-            kernel=kernel, spec=session.spec, seed=session.seed, budget=session.budget, tally=session.tallies[kernel]
-        )
+        return FuzzRun(kernel=kernel, spec=session.spec, seed=session.seed, budget=session.budget, tally=session.tallies[kernel])
 
     def _listen(self, event: Event) -> None:
         """Write a case file the moment a finding is seen, and again once it is minimal."""

@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -129,10 +128,10 @@ def _files(plugins: list[str], folder: Path) -> list[str]:
 
 def _out(config: pytest.Config) -> Path:
     """Where case files go; a folder that was asked for is made at once, the default one by the first finding."""
-    given: Any = config.getoption("--tridiff-out")
+    given: str | None = config.getoption("--tridiff-out")
     if given is None:
         return config.rootpath / OUT
-    folder = config.invocation_params.dir / given
+    folder = Path(config.invocation_params.dir, given)
     try:
         (folder / "findings").mkdir(parents=True, exist_ok=True)
     except OSError as error:

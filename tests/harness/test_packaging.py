@@ -20,6 +20,8 @@ from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("harness", "kernels", "reference", "strategies")
+ENTRY = "_tridiff_pytest.py"
+"""The one module of ours outside the four folders; it says why itself."""
 GENERATED = shutil.ignore_patterns(
     ".git", ".venv", ".*_cache", ".hypothesis", ".mypy_path", "build", "dist", "*.egg-info", "*out"
 )
@@ -95,8 +97,8 @@ def contents(wheel: Path) -> set[str]:
 
 
 def test_wheel_holds_every_file_of_the_four_folders_and_nothing_else(built: Path, wheel: Path) -> None:
-    """No module or data file is dropped, none appears under a bare name, and `tridiff` stays a namespace package."""
-    expected = {f"tridiff/{name}" for name in files_of(built)}
+    """No module or data file is dropped, none but the entry of pytest's has a bare name, `tridiff` stays a namespace package."""
+    expected = {ENTRY, *(f"tridiff/{name}" for name in files_of(built))}
 
     assert "tridiff/harness/engines/cpu/__init__.py" in expected
     assert contents(wheel) == expected
@@ -110,6 +112,7 @@ def test_sdist_can_be_built_and_tested(built: Path, sdist: Path) -> None:
     needed = {
         "pyproject.toml",
         "setup.py",
+        ENTRY,
         "LICENSE",
         "README.md",
         "Makefile",
@@ -154,8 +157,8 @@ def test_metadata_of_the_wheel(metadata: email.message.Message, wheel: Path) -> 
     assert set(metadata.get_all("Provides-Extra") or []) == {"cpu", "test", "lint"}
 
 
-def test_console_script_points_into_the_wheel(wheel: Path) -> None:
-    """The `tridiff` command names a module that the wheel holds."""
+def test_entry_points_point_into_the_wheel(wheel: Path) -> None:
+    """The `tridiff` command and the plug-in of pytest name modules that the wheel holds."""
     entry_points = configparser.ConfigParser()
     with zipfile.ZipFile(wheel) as archive:
         (name,) = (name for name in archive.namelist() if name.endswith("/entry_points.txt"))
@@ -164,6 +167,7 @@ def test_console_script_points_into_the_wheel(wheel: Path) -> None:
 
     assert f"{module.replace('.', '/')}.py" in contents(wheel)
     assert function == "main"
+    assert f"{entry_points['pytest11']['tridiff']}.py" == ENTRY
 
 
 IMPORT_EVERYTHING = """
@@ -195,13 +199,41 @@ def modules_of(root: Path) -> set[str]:
 
 def test_wheel_installs_and_every_module_imports(built: Path, wheel: Path, tmp_path: Path) -> None:
     """From the installed wheel, every module of the four packages can be imported, and nothing comes from the checkout."""
-    target = tmp_path / "site"
-    run(sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", target, wheel, cwd=tmp_path)
+    target = install(wheel, tmp_path)
 
     found = imported(sys.executable, tmp_path, {"PYTHONPATH": str(target)})
 
     assert set(found) == modules_of(built)
     assert all(file.is_relative_to(target.resolve()) for file in found.values())
+
+
+def install(wheel: Path, folder: Path) -> Path:
+    """A folder below `folder` that holds what the wheel installs."""
+    target = folder / "site"
+    run(sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", target, wheel, cwd=folder)
+    return target
+
+
+HOST = """
+    import kernels
+
+    def test_host(pytestconfig):
+        assert pytestconfig.getoption("--tridiff-seed") == "7"
+        assert type(kernels.__loader__).__name__ == "SourceFileLoader"
+"""
+
+
+def test_host_project_may_have_modules_of_the_same_names(wheel: Path, tmp_path: Path) -> None:
+    """The wheel's plug-in is there in every pytest run, and a host's own `kernels` is not taken for a module of the plug-in."""
+    target = install(wheel, tmp_path)
+    host = tmp_path / "host"
+    host.mkdir()
+    (host / "kernels.py").touch()
+    (host / "test_host.py").write_text(textwrap.dedent(HOST), encoding="utf-8")
+
+    output = run(sys.executable, "-m", "pytest", "--tridiff-seed=7", cwd=host, env={"PYTHONPATH": str(target)})
+
+    assert "1 passed" in output
 
 
 def virtual_environment(path: Path) -> Path:
