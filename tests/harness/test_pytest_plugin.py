@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import warnings
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -145,10 +146,11 @@ def test_clean_kernel(host: Host) -> None:
     result.assert_outcomes(passed=1)
     at = next(place for place, line in enumerate(result.outlines) if re.fullmatch("=+ tridiff =+", line))
     assert result.outlines[at + 1].split() == ["kernel", "cases", "worst", "ratio", "inconclusive", "not", "judged", "findings"]
-    assert re.fullmatch(r"scale +20 +0\.\d{3} +0 +0 +0", result.outlines[at + 2])
     (found,) = ET.parse("junit.xml").getroot().iterfind(".//property[@name='tridiff']")  # noqa: S314 - written a moment ago
     counts = json.loads(found.attrib["value"])
     assert (counts["kernel"], counts["target"], counts["seed"], counts["cases"]) == ("scale", "gfx942", 3, 20)
+    assert counts["worst_ratio"] > 0.0
+    assert result.outlines[at + 2].split() == ["scale", "20", f"{counts['worst_ratio']:.3f}", "0", "0", "0"]
     assert not Path("tridiff-out").exists()
 
 
@@ -207,6 +209,29 @@ def test_finding(host: Host, arguments: tuple[str, ...]) -> None:
     check_command(check_finding(result))
     (line,) = lines_of(result, "scale_wrong ")
     assert line.split()[-1] == "1"
+
+
+def test_finding_in_one_line(host: Host) -> None:
+    """`--tb=line` gives the line of the test, and the headline."""
+    result = host(ONE_KERNEL.format(kernel="scale_wrong"), "--tb=line")
+
+    (line,) = [line for line in result.outlines if "test_host.py:2: " in line]
+    assert "test_host.py:2: mismatch: scale_wrong: out[0, " in line
+
+
+def test_warnings_are_no_errors_of_the_kernel(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the host turns warnings into errors, those of a kernel or of Triton are shown, and change no verdict."""
+
+    def warning(*_: object) -> Outcome:
+        warnings.warn("something is old", DeprecationWarning, stacklevel=2)
+        return Clean(ratio=0.5)
+
+    monkeypatch.setattr(campaign, "examine", warning)
+
+    result = host(ONE_KERNEL.format(kernel="scale"), "-W", "error")
+
+    result.assert_outcomes(passed=1, warnings=1)
+    result.stdout.fnmatch_lines(["*DeprecationWarning: something is old"])
 
 
 def test_finding_in_a_ci_log(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -343,6 +368,7 @@ def test_interruption(host: Host, monkeypatch: pytest.MonkeyPatch, kernel: str) 
 
     assert result.ret == pytest.ExitCode.INTERRUPTED
     assert "1 passed" not in result.stdout.str()
+    assert [line for line in result.outlines if line.endswith("test_host.py:2: KeyboardInterrupt")]
     assert len(lines_of(result, f"{kernel} ")) == 1
     assert len(lines_of(result, "interrupted")) == 1
     assert len(lines_of(result, "  reproduce: ")) == (kernel == "scale_wrong")
