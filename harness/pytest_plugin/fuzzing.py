@@ -120,6 +120,8 @@ class _Run:
         try:
             with warnings_as_usual():
                 self.session.run()
+        except UsageError as error:
+            raise Failure(f"tridiff: {one_line(error)}") from None
         except HarnessBug as bug:
             raise Failure(_bug_text(str(bug), bug.__cause__ or bug), str(bug)) from None
         except Exception as error:  # noqa: BLE001 - whatever it is, it is no finding, and is said to be none

@@ -352,6 +352,20 @@ def test_broken_op(host: Host, known: Registry) -> None:
     assert lines_of(result, "this is a defect of tridiff, or of an op that a plug-in declares, not of a kernel: ")
 
 
+def test_refusal_during_the_run(host: Host, known: Registry) -> None:
+    """What a plug-in's op gets wrong in a way that has a line of its own is that line."""
+
+    def refusing(_domain: object) -> Any:
+        raise UsageError("plug-in my_kernels.py: strategy of scale raised\nTypeError")
+
+    known.ops["scale"] = replace(known.ops["scale"], presets=refusing)
+
+    result = host(ONE_KERNEL.format(kernel="scale"))
+
+    assert lines_of(result, "tridiff: plug-in my_kernels.py: strategy of scale raised TypeError")
+    assert "Traceback" not in result.stdout.str()
+
+
 @pytest.mark.parametrize("kernel", ["scale", "scale_wrong"])
 def test_interruption(host: Host, monkeypatch: pytest.MonkeyPatch, kernel: str) -> None:
     """Ctrl-C ends the run at once; the summary has what was done until then, and what was found."""
