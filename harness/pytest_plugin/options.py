@@ -51,12 +51,12 @@ def add(parser: pytest.Parser) -> None:
         group.addoption(f"--tridiff-{name}", metavar=metavar, default=None, help=text)
     for name, metavar, text in (
         ("target", "ARCH", "GPU architecture to compile for, instead of what a test says; repeatable: a test for each"),
-        ("plugin", "NAME", "file or package that registers ops and kernels; repeatable"),
+        ("plugin", "NAME", "Python file or module that registers ops and kernels; repeatable"),
         ("op", "NAME", "fuzz only kernels of this op; repeatable"),
         ("kernel", "NAME", "fuzz only this kernel; repeatable"),
     ):
         group.addoption(f"--tridiff-{name}", metavar=metavar, action="append", default=[], help=text)
-    parser.addini("tridiff_plugins", "files or packages that register ops and kernels for tridiff", type="linelist", default=[])
+    parser.addini("tridiff_plugins", "Python files or modules that register ops and kernels for tridiff", type="linelist", default=[])
 
 
 def read(config: pytest.Config) -> Options:
