@@ -20,7 +20,7 @@ from tridiff.harness.api import Arena, Domain, Inputs, Op, require, require_one_
 from tridiff.strategies import fp8, layouts, paging, profiles
 from tridiff.strategies.budget import LARGE_PAGES, TYPICAL, Budget
 from tridiff.strategies.caches import Pool
-from tridiff.strategies.dims import head_dims, latent_dims
+from tridiff.strategies.dims import head_dims, latent_dims, rope_fits_platform
 from tridiff.strategies.draws import Weights, choose, evenly, fields
 from tridiff.strategies.heads import heads, latent_heads
 from tridiff.strategies.layouts import CacheShape
@@ -431,4 +431,11 @@ def _outputs(case: DecodeAttentionCase, arena: Arena) -> dict[str, torch.Tensor]
     }
 
 
-OP = Op(name="decode_attention", case=DecodeAttentionCase, strategy=cases, presets=preset_cases, build=build)
+def within(case: DecodeAttentionCase, domain: Domain) -> bool:
+    """Whether the target has the case's FP8 format and takes its Lk - Lv, and the platform is the target's."""
+    has_format = case.cache_dtype == "same" or case.cache_dtype in fp8.formats(domain.target)
+    rope_fits = not case.is_mla or rope_fits_platform(case.head_dim - case.head_dim_v, domain.platform)
+    return case.platform == domain.platform and has_format and rope_fits
+
+
+OP = Op(name="decode_attention", case=DecodeAttentionCase, strategy=cases, presets=preset_cases, build=build, within=within)

@@ -54,8 +54,13 @@ def head_dims(draw: st.DrawFn, *, max_sum: int) -> dict[str, Any]:
 def latent_dims(draw: st.DrawFn, *, max_sum: int, platform: str) -> dict[str, Any]:
     """`head_dim` and `head_dim_v` of latent attention, Lv <= Lk, with Lk + Lv <= `max_sum` (at least 48); simplest: 32 and 16.
 
-    On `platform` "cuda" Lk - Lv is 0 or at least 16.
+    `platform`: see `rope_fits_platform`.
     """
     rank = draw(choose(KV_LORA_RANKS, lambda rank: 2 * rank + SMALLEST <= max_sum))
-    rope = draw(choose(ROPE_DIMS, lambda rope: 2 * rank + rope <= max_sum and (platform == "hip" or not 0 < rope < SMALLEST)))
+    rope = draw(choose(ROPE_DIMS, lambda rope: 2 * rank + rope <= max_sum and rope_fits_platform(rope, platform)))
     return {"head_dim": rank + rope, "head_dim_v": rank}
+
+
+def rope_fits_platform(rope: int, platform: str) -> bool:
+    """Whether Lk - Lv may be `rope`: 0 or at least 16 on "cuda", whose matrix instructions reduce no fewer columns."""
+    return platform == "hip" or not 0 < rope < SMALLEST

@@ -41,6 +41,7 @@ class Op:
     `strategy`: (domain) -> strategy of Cases over the whole of `domain`.
     `presets`: (domain) -> strategy of Cases whose dimensions are those of real models; drawn first in a run.
     `build`: (case, arena) -> Inputs; deterministic, allocates every tensor through the arena and declares what is written.
+    `within`: (case, domain) -> whether a Case that its class accepts lies in `domain`. None: every one does.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Op:
     strategy: Callable[[Domain], SearchStrategy[Any]]
     presets: Callable[[Domain], SearchStrategy[Any]]
     build: Callable[[Any, Arena], Inputs]
+    within: Callable[[Any, Domain], bool] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

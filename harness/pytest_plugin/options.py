@@ -56,7 +56,9 @@ def add(parser: pytest.Parser) -> None:
         ("kernel", "NAME", "fuzz only this kernel; repeatable"),
     ):
         group.addoption(f"--tridiff-{name}", metavar=metavar, action="append", default=[], help=text)
-    parser.addini("tridiff_plugins", "Python files or modules that register ops and kernels for tridiff", type="linelist", default=[])
+    parser.addini(
+        "tridiff_plugins", "Python files or modules that register ops and kernels for tridiff", type="linelist", default=[]
+    )
 
 
 def read(config: pytest.Config) -> Options:

@@ -25,6 +25,7 @@ from tridiff.harness.engines.spec import EngineSpec, UsageError
 from tridiff.harness.registry import Registry, builtin
 from tridiff.harness.runner.events import CaseDone, FindingMinimal, FindingSeen, KernelDone, Listener
 from tridiff.harness.runner.examine import KernelRef, examine
+from tridiff.harness.runner.minimise import minimised
 from tridiff.harness.runner.seeding import draws_by_seed_alone
 
 ROUND = 400
@@ -33,8 +34,6 @@ PRESET_SHARE = 5
 """One in this many examples of a run is a preset, and they come first."""
 SHRINK_SECONDS = 60.0
 """Time to minimise one Finding."""
-RELAX_EXAMPLES = 100
-"""Examples of the general strategy in which a preset's Finding is looked for again: a case smaller than any real model."""
 
 
 class BudgetSpent(BaseException):
@@ -89,10 +88,11 @@ class Campaign:
         """Draw and examine until the budget is spent. KeyboardInterrupt passes through; `findings` keeps what was found."""
         started = time.monotonic()
         deadline = None if self.budget.seconds is None else started + self.budget.seconds
-        domain = Domain(target=self.spec.target)
-        general, presets = self._strategy("strategy", domain), self._strategy("presets", domain)
-        self._hunt_all(presets, self._preset_examples(), _fraction(started, deadline, PRESET_SHARE), general)
-        self._hunt_all(general, self.budget.examples, deadline)
+        general, presets = self._strategy("strategy", self._domain), self._strategy("presets", self._domain)
+        # Hypothesis could only shrink towards another preset, at great cost: the Case's fields know the way out.
+        share = _fraction(started, deadline, PRESET_SHARE)
+        self._hunt_all(presets, self._preset_examples(), share, by_choices=False)
+        self._hunt_all(general, self.budget.examples, deadline, by_choices=True)
         self.listener(KernelDone(kernel=self.ref.kernel))
         return self.findings
 
@@ -100,6 +100,14 @@ class Campaign:
     def op(self) -> Op:
         """The Op that the Kernel implements."""
         return self.registry.op(self.registry.kernel(self.ref.kernel).op)
+
+    def contains(self, case: Any) -> bool:
+        """Whether the Op allows `case` on this campaign's target."""
+        return self.op.within is None or self.op.within(case, self._domain)
+
+    @property
+    def _domain(self) -> Domain:
+        return Domain(target=self.spec.target)
 
     def _strategy(self, part: str, domain: Domain) -> SearchStrategy[Any]:
         with self._declared(part):
@@ -114,28 +122,18 @@ class Campaign:
     def _preset_examples(self) -> int | None:
         return None if self.budget.examples is None else self.budget.examples // PRESET_SHARE
 
-    def _hunt_all(
-        self,
-        strategy: SearchStrategy[Any],
-        until: int | None,
-        deadline: float | None,
-        general: SearchStrategy[Any] | None = None,
-    ) -> None:
-        """Hunt until `until` examples were drawn in all, or the deadline; what is found is looked for in `general`, too."""
+    def _hunt_all(self, strategy: SearchStrategy[Any], until: int | None, deadline: float | None, *, by_choices: bool) -> None:
+        """Hunt until `until` examples were drawn in all, or the deadline. `by_choices`: whether Hypothesis shrinks as well."""
         while not (_past(deadline) or (until is not None and self.examples >= until)):
             if self.stop_at_first and self.findings:
                 return
             count = ROUND if until is None else min(ROUND, until - self.examples)
-            found = self._hunt(strategy, count, deadline, None)
-            if found is not None and general is not None:
-                self._hunt(general, RELAX_EXAMPLES, None, found)
+            self._hunt(strategy, count, deadline, by_choices=by_choices)
 
-    def _hunt(
-        self, strategy: SearchStrategy[Any], count: int, deadline: float | None, again: tuple[str, int] | None
-    ) -> tuple[str, int] | None:
-        """One hunt, with a seed of its own; the signature found and the number of examples drawn up to it."""
+    def _hunt(self, strategy: SearchStrategy[Any], count: int, deadline: float | None, *, by_choices: bool) -> None:
+        """One hunt, with a seed of its own."""
         self._rounds += 1
-        hunt = _Hunt(self, count, deadline, again)
+        hunt = _Hunt(self, count, deadline, by_choices=by_choices)
         try:
             with self._declared("the strategy"):  # of what leaves a hunt, only what was raised while drawing is no HarnessBug
                 hunt.go(strategy, _derived(self.seed, self.ref, self._rounds))
@@ -143,7 +141,6 @@ class Campaign:
             if isinstance(bug.__cause__, UsageError):
                 raise bug.__cause__ from None
             raise
-        return hunt.found
 
     def report(self, case: Any, outcome: Outcome, *, shrinking: bool) -> None:
         """Count and announce an examined Case."""
@@ -152,16 +149,13 @@ class Campaign:
 
 
 class _Hunt:
-    """One Hypothesis run: up to its first new Finding, which it minimises.
+    """One Hypothesis run: up to its first new Finding, which it minimises, `by_choices` (Hypothesis) and by its fields."""
 
-    `again`: (signature, examples) of a known Finding for which a smaller case is sought, instead of a new one.
-    """
-
-    def __init__(self, campaign: Campaign, count: int, deadline: float | None, again: tuple[str, int] | None) -> None:
+    def __init__(self, campaign: Campaign, count: int, deadline: float | None, *, by_choices: bool) -> None:
         self._campaign = campaign
         self._count = count
         self._deadline = deadline
-        self._again = again
+        self._by_choices = by_choices
         self._drawn = 0
         self._outcomes: dict[Any, Outcome] = {}
         self._target: str | None = None
@@ -174,7 +168,7 @@ class _Hunt:
         """Run; on a new Finding, store its minimal form in the campaign and announce it."""
 
         @hypothesis.seed(seed)
-        @hypothesis.settings(_settings(), max_examples=self._count)
+        @hypothesis.settings(_settings(), max_examples=self._count, phases=self._phases())
         @hypothesis.given(strategy)
         def test(case: Any) -> None:
             self._visit(case)
@@ -194,7 +188,13 @@ class _Hunt:
             self._cut_short = True
             self._conclude()
             raise
-        self._conclude()
+        try:
+            self._minimise()
+        finally:
+            self._conclude()
+
+    def _phases(self) -> tuple[Phase, ...]:
+        return (Phase.generate, Phase.shrink) if self._by_choices else (Phase.generate,)
 
     def _visit(self, case: Any) -> None:
         check_drawn(self._campaign.op, case)
@@ -203,7 +203,7 @@ class _Hunt:
             return
         if _past(self._deadline) or self._drawn >= self._count:
             raise BudgetSpent
-        outcome = self._examined(case, shrinking=self._again is not None)
+        outcome = self._examined(case, shrinking=False)
         self._drawn += 1
         if isinstance(outcome, Found) and self._is_wanted(outcome.finding):
             self._aim(outcome.finding)
@@ -213,11 +213,10 @@ class _Hunt:
         """From now on this hunt minimises `finding`."""
         self._target = finding.signature()
         self._best = finding
-        self._at = self._again[1] if self._again else self._campaign.examples
+        self._at = self._campaign.examples
         self._shrink_deadline = time.monotonic() + self._campaign.budget.shrink_seconds
-        if self._again is None:
-            with _blamed_on_us(finding.case):
-                self._campaign.listener(FindingSeen(finding=finding, examples=self._at))
+        with _blamed_on_us(finding.case):
+            self._campaign.listener(FindingSeen(finding=finding, examples=self._at))
 
     def _shrink(self, case: Any) -> None:
         if case not in self._outcomes and time.monotonic() > self._shrink_deadline:
@@ -228,6 +227,30 @@ class _Hunt:
             self._best = outcome.finding
             _fail(outcome.finding)
 
+    def _minimise(self) -> None:
+        """Simplify the Finding's Case by its fields; what time Hypothesis took does not count."""
+        if self._best is None or not self._campaign.budget.shrink_seconds:
+            return
+        deadline = time.monotonic() + self._campaign.budget.shrink_seconds
+
+        def fails(case: Any) -> bool:
+            if case not in self._outcomes and time.monotonic() > deadline:
+                self._cut_short = True
+                return False
+            if not self._campaign.contains(case):
+                return False
+            outcome = self._examined(case, shrinking=True)
+            if not (isinstance(outcome, Found) and outcome.finding.signature() == self._target):
+                return False
+            self._best = outcome.finding
+            return True
+
+        try:
+            minimised(self._best.case, fails)
+        except (KeyboardInterrupt, HarnessBug):
+            self._cut_short = True
+            raise
+
     def _examined(self, case: Any, *, shrinking: bool) -> Outcome:
         if case not in self._outcomes:
             campaign = self._campaign
@@ -237,15 +260,7 @@ class _Hunt:
         return self._outcomes[case]
 
     def _is_wanted(self, finding: Finding) -> bool:
-        signature = finding.signature()
-        if self._again is not None:
-            return signature == self._again[0]
-        return signature not in self._campaign.findings and self._campaign.accept(finding)
-
-    @property
-    def found(self) -> tuple[str, int] | None:
-        """Signature of what was found, and the number of examples drawn up to it."""
-        return None if self._best is None else (self._best.signature(), self._at)
+        return finding.signature() not in self._campaign.findings and self._campaign.accept(finding)
 
     def _conclude(self) -> None:
         if self._best is None:
@@ -262,7 +277,6 @@ def _settings() -> hypothesis.settings:
         database=None,
         deadline=None,
         derandomize=False,
-        phases=(Phase.generate, Phase.shrink),
         suppress_health_check=list(HealthCheck),
         verbosity=Verbosity.quiet,
         report_multiple_bugs=False,

@@ -54,7 +54,7 @@ FAULTS = (
         "name": "mla_slab_from_key_width",
         "kernel": "decode_attention",
         "description": "With MLA the slab that serves as V is as wide as the whole key, which does not fit the accumulator.",
-        "patches": (("block_dk = block_dv\n", "block_dk = max(16, triton.next_power_of_2(lk))\n"),),
+        "patches": (("block_dk, block_dpe = block_dv,", "block_dk, block_dpe = _padded(lk),"),),
         "checks": ("launch",),
     },
     {
@@ -62,7 +62,7 @@ FAULTS = (
         "kernel": "decode_attention",
         "description": "The PE slab is taken to begin at column 512 and to have 64 columns, as in models whose Lv is 512.",
         "patches": (
-            ('"block_dpe": block_dpe if is_mla and lk > lv else 0', '"block_dpe": 64 if is_mla and lk > lv else 0'),
+            ("_padded(lk - lv) if lk > lv else 0", "64 if lk > lv else 0"),
             ("dims_pe = lv + tl.arange(0, block_dpe)", "dims_pe = 512 + tl.arange(0, block_dpe)"),
         ),
         "checks": ("mismatch",),
