@@ -298,7 +298,7 @@ def test_unit_roundoffs() -> None:
     assert (contract(p_dtype="float16").p_unit, contract(p_dtype="float16").p_subnormal) == (2.0**-11, 2.0**-24)
 
 
-NUMBERS = torch.tensor([0.0, 2.0**-149, 2.0**-130, 2.0**-126, 2.0**-20, 2.0**-14, 3.0], dtype=torch.float64)
+NUMBERS = torch.tensor([0.0, 2.0**-149, 2.0**-127, 2.0**-126, 2.0**-15, 2.0**-14, 3.0], dtype=torch.float64)
 """From zero and the subnormals of float32 over those of float16 to what is normal everywhere."""
 
 
@@ -315,8 +315,8 @@ def test_tf32_cuts_float32_operands_only() -> None:
     loss = Operand.of(torch.float32, tf32).loss(NUMBERS)
 
     assert loss is not None
-    torch.testing.assert_close(loss[3:], NUMBERS[3:] * 2.0**-10, rtol=0, atol=0)
-    torch.testing.assert_close(loss[:3], torch.tensor([0.0, 2.0**-149, 2.0**-136], dtype=torch.float64), rtol=0.07, atol=0)
+    assert torch.equal(loss[3:], NUMBERS[3:] * 2.0**-10)
+    assert torch.equal(loss[:3], NUMBERS[:3] * 2.0**-10 + torch.tensor([0.0, 2.0**-149, 2.0**-136], dtype=torch.float64))
     assert Operand.of(torch.bfloat16, tf32).loss(NUMBERS) is None
     assert Operand.of(torch.float16, tf32).loss(NUMBERS) is None
     assert Operand.of(torch.float32, tf32, folded=2.0).loss(NUMBERS) is None
@@ -333,6 +333,31 @@ def test_flushing_takes_the_whole_of_a_subnormal(dtype: torch.dtype, first: int)
     assert folded is not None
     assert torch.equal(loss, torch.cat([NUMBERS[:first], torch.zeros(len(NUMBERS) - first)]))
     assert torch.equal(folded, 2 * loss)
+
+
+def test_scores_lose_what_either_operand_loses() -> None:
+    """tf32 cuts both; a flushed query is all of the score, and so is a flushed key."""
+    ones = torch.ones(2, 8, dtype=torch.float64)
+    half = {name: value.half() for name, value in random_inputs().items() if name in {"query", "key_cache", "value_cache"}}
+    flushing = contract(random_inputs() | half, flushes_subnormals=True)
+
+    logits, error = contract(dot_precision="tf32").logits(ones, ones)
+    assert torch.all(error >= 2.0**-9 * logits)
+    for query, keys in ((2.0**-16 * ones, ones), (ones, 2.0**-16 * ones)):
+        logits, error = flushing.logits(query, keys)
+        assert torch.all(error >= logits)
+    logits, error = flushing.logits(ones, ones)
+    assert torch.all(error <= 1e-5 * logits)
+
+
+def test_tf32_cuts_p_and_values() -> None:
+    """Each by 2^-10, where nothing else is to be lost."""
+    logits, values = torch.zeros(1, 4, dtype=torch.float64), torch.ones(4, 2, dtype=torch.float64)
+
+    output_bound, _ = bounds(contract(dot_precision="tf32"), logits, logits, values, attend(logits, values))
+
+    assert torch.all(output_bound > 2.0**-9)
+    assert torch.all(output_bound < 2.0**-9 + 2.0**-16)
 
 
 def test_gamma_exceeds_its_first_order_and_ends_in_infinity() -> None:

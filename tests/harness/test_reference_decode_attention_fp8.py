@@ -95,7 +95,7 @@ def test_rounded_fp8_is_a_cache_of_the_rounded_numbers(cache: str, dtype: str, i
 
 @pytest.mark.parametrize("cache", FP8_DTYPES)
 def test_folded_scales_are_exact_and_cost_a_rounding_each(cache: str) -> None:
-    """With powers of two all contracts give one value; the folded one allows more, in the lse by the scores' rounding."""
+    """With powers of two all contracts give one value; the folded one allows a little more, in the lse for the scores."""
     inputs = fp8_inputs(cache, scales=(0.5, 2.0))
 
     rounded = flat(reference(inputs, rounding_of(dequantised="float32")))
