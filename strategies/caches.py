@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 
 from tridiff.harness.api import Arena
-from tridiff.strategies import fp8, layouts, paging
-from tridiff.strategies.layouts import CacheShape
+from tridiff.strategies import fp8, paging
+from tridiff.strategies.layouts import LARGE_STORAGE_BYTES, CacheShape, Placement, far_heads, is_flat, place
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -29,10 +29,10 @@ class Pool:
     storage: str
 
     @property
-    def placement(self) -> layouts.Placement:
+    def placement(self) -> Placement:
         """Where the pages lie: as far away as the cache with the largest page stride needs."""
         strides = [shape.strides(self.layouts[name], self.gap)[0] for name, shape in self.shapes.items()]
-        return layouts.place(self.pages.pool_size, self.far, max(strides))
+        return place(self.pages.pool_size, self.far, max(strides))
 
     def filled(self, arena: Arena, name: str, values: torch.Tensor, dtype: torch.dtype, scale: float = 1.0) -> torch.Tensor:
         """Cache `name`, called `NAME_cache` in the arena, with float32 `values` [slots in use, heads, width].
@@ -57,11 +57,11 @@ class Pool:
         strides: Sequence[int] = shape.strides(layout, self.gap)
         committed = placement.committed(strides[0])
         if self.far == "heads" and layout == "heads_outermost":
-            strides, committed = layouts.far_heads(tuple(strides), shape.num_heads)
+            strides, committed = far_heads(tuple(strides), shape.num_heads)
         sizes: tuple[int, ...] = (placement.num_pages, shape.page_size, shape.num_heads, shape.width)
-        if layouts.is_flat(layout):
+        if is_flat(layout):
             sizes, strides = (sizes[0] * sizes[1], *sizes[2:]), strides[1:]
-        storage_bytes = layouts.LARGE_STORAGE_BYTES if self.storage == "large" else 0
+        storage_bytes = LARGE_STORAGE_BYTES if self.storage == "large" else 0
         return arena.tensor(
             f"{name}_cache", sizes, dtype, strides=strides, committed=committed, lead=self.lead, storage_bytes=storage_bytes
         )

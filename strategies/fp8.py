@@ -54,7 +54,7 @@ def cache_types(draw: st.DrawFn, target: str) -> dict[str, Any]:
 
     Drawn before the values, which must suit the scales: the other way round a scale could not become simpler alone.
     """
-    cache_dtype = draw(choose({"same": _SAME} | formats(target)))
+    cache_dtype = draw(choose({"same": _SAME, **formats(target)}))
     if cache_dtype == "same":
         return {"cache_dtype": cache_dtype}
     return {"cache_dtype": cache_dtype, "k_scale": draw(choose(K_SCALES)), "v_scale": draw(choose(V_SCALES))}

@@ -5,7 +5,6 @@ Whoever imports this needs torch and Triton.
 
 from __future__ import annotations
 
-import shlex
 import time
 import traceback
 from dataclasses import dataclass, field
@@ -169,18 +168,20 @@ class _Run:
         return "\n".join(self._finding_text(signature, finding) for signature, finding in self.session.findings.items())
 
     def _finding_text(self, signature: str, finding: Finding) -> str:
-        hits = self.session.tallies[finding.kernel].hits.get(signature, 1)
-        block = finding_text(finding, file=None, hits=hits, shrunk=self.shrunk.get(signature, False)).plain
-        return f"{block}  {self._reproduce(signature)}"
+        session, file = self.session, self.files.get(signature)
+        block = finding_text(
+            finding,
+            file=self._from_here(file) if file else None,
+            hits=session.tallies[finding.kernel].hits.get(signature, 1),
+            shrunk=self.shrunk.get(signature, False),
+            plugins=[str(self._from_here(Path(name))) for name in session.registry.plugins_for(finding.kernel)],
+        )
+        return block.plain.rstrip("\n") + ("" if file else f"\n  no case file: {self.unwritten}")
 
-    def _reproduce(self, signature: str) -> str:
-        file = self.files.get(signature)
-        if file is None:
-            return f"no case file: {self.unwritten}"
+    def _from_here(self, path: Path) -> Path:
+        """`path`, relative to the folder in which pytest was started, if it lies below."""
         here = self.item.config.invocation_params.dir
-        shown = file.relative_to(here) if file.is_relative_to(here) else file
-        plugins = [word for plugin in self.options.plugins for word in ("--plugin", plugin)]
-        return f"reproduce: {shlex.join(['tridiff', 'repro', *plugins, str(shown)])}"
+        return path.relative_to(here) if path.is_relative_to(here) else path
 
     def _record(self) -> None:
         """Let the counts travel with the report of the test: to the summary, from xdist's workers too, and to JUnit XML."""

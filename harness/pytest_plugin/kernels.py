@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tridiff.harness import config as machine
+from tridiff.harness.engines.spec import DEFAULT_TARGET
 from tridiff.harness.pytest_plugin import options
 
 if TYPE_CHECKING:
@@ -25,7 +26,10 @@ def registry(config: pytest.Config) -> Registry:
             machine.require_packages()
             from tridiff.harness import plugins
 
-            config.stash[_REGISTRY] = plugins.load(config.stash[options.KEY].plugins)
+            given = config.stash[options.KEY]
+            # What is imported is told one target: the first, where there are several.
+            target = given.targets[0] if given.targets else DEFAULT_TARGET
+            config.stash[_REGISTRY] = plugins.load(given.plugins, target=target)
     return config.stash[_REGISTRY]
 
 

@@ -229,7 +229,7 @@ class _Hunt:
 
     def _minimise(self) -> None:
         """Simplify the Finding's Case by its fields; what time Hypothesis took does not count."""
-        if self._best is None or not self._campaign.budget.shrink_seconds:
+        if self._best is None:
             return
         deadline = time.monotonic() + self._campaign.budget.shrink_seconds
 

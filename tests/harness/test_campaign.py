@@ -248,26 +248,70 @@ def test_shrinking_keeps_to_its_defect(stage: Stage) -> None:
     }
 
 
-def test_finding_of_a_preset_is_looked_for_among_all_cases(stage: Stage) -> None:
-    """What fails with a real model's dimensions is shown without them where it can be."""
+def test_finding_of_a_preset_loses_the_model(stage: Stage) -> None:
+    """What fails with a real model's dimensions is shown without them where it can be, and minimised once."""
     stage.kernel = lambda case: found("mismatch", case) if case.columns >= 7 else Clean(ratio=0.1)
     events: list[Event] = []
 
     findings = campaign(Budget(examples=25), events).run()
 
     minimal = [event.finding.case for event in events if isinstance(event, FindingMinimal)]
-    assert minimal == [ScaleCase(rows=2, columns=8, preset=True), ScaleCase(columns=7)]
+    assert minimal == [ScaleCase(columns=7)]
     assert [finding.case for finding in findings.values()] == [ScaleCase(columns=7)]
     assert drawn(events) == 25
 
 
-def test_finding_of_presets_alone_stays(stage: Stage) -> None:
-    """Where no other case shows it, the preset is the minimal case."""
+def test_finding_of_presets_alone_stays_one(stage: Stage) -> None:
+    """Where no other case shows it, what makes it a preset is kept, and nothing else of it."""
     stage.kernel = lambda case: found("mismatch", case) if case.preset else Clean(ratio=0.1)
 
     findings = campaign(Budget(examples=25), []).run()
 
-    assert [finding.case for finding in findings.values()] == [ScaleCase(rows=2, columns=8, preset=True)]
+    assert [finding.case for finding in findings.values()] == [ScaleCase(preset=True)]
+
+
+def test_what_choices_cannot_reach_is_reached_by_fields(stage: Stage) -> None:
+    """Columns and rows that become simple only one after the other, or in steps that the pool of choices has not."""
+    stage.kernel = lambda case: found("mismatch", case) if case.columns % 4 == 3 or case.factor < 0 else Clean(ratio=0.1)
+
+    findings = campaign(Budget(examples=40), []).run()
+
+    assert [finding.case for finding in findings.values()] in ([ScaleCase(columns=3)], [ScaleCase(factor=-0.5)])
+
+
+def test_fields_are_simplified_within_the_domain(stage: Stage) -> None:
+    """A case that the Op does not allow on the target is not run."""
+    known = registry()
+    known.ops["scale"] = dataclasses.replace(
+        known.op("scale"), within=lambda case, domain: case.preset or domain.target != "gfx942"
+    )
+    stage.kernel = lambda case: found("mismatch", case) if case.preset else Clean(ratio=0.1)
+    run = Campaign(KernelRef(kernel="scale"), EngineSpec(), 0, Budget(examples=5), lambda _event: None, known)
+
+    run._hunt(known.op("scale").presets(Domain(target="gfx942")), 5, None, by_choices=False)
+
+    assert [finding.case for finding in run.findings.values()] == [ScaleCase(preset=True)]
+    assert all(case.preset for case in stage.cases)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, LookupError])
+def test_what_interrupts_the_last_simplification_loses_nothing(stage: Stage, error: type[BaseException]) -> None:
+    """Ctrl-C, or a defect of ours, while fields are simplified: the finding stays, and is said to be not fully shrunk."""
+
+    def kernel(case: ScaleCase) -> Outcome:
+        if case.preset and case.columns == 1:
+            raise error
+        return found("mismatch", case)
+
+    stage.kernel = kernel
+    events: list[Event] = []
+    run = campaign(Budget(examples=5), events)
+
+    with pytest.raises((KeyboardInterrupt, HarnessBug)):
+        run.run()
+
+    assert [finding.check for finding in run.findings.values()] == ["mismatch"]
+    assert [event.shrunk for event in events if isinstance(event, FindingMinimal)] == [False]
 
 
 def test_kernel_that_always_fails(stage: Stage) -> None:

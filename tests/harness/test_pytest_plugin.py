@@ -1,4 +1,4 @@
-"""The pytest plug-in as a host project meets it: what it changes, what it prints, and how it fails."""
+"""What a host project's pytest run shows: as ever without our fixtures, and with them findings and counts."""
 
 from __future__ import annotations
 
@@ -7,79 +7,23 @@ import re
 import shlex
 import warnings
 import xml.etree.ElementTree as ET
-from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import triton
+from hosting import LOAD, MY_KERNELS, ONE_KERNEL, PLUGIN, Host, lines_of
 from hypothesis import settings
-from toy.family import registry
+from plugging import left_as_found
 
 from tridiff.harness import cli, plugins, profiles
-from tridiff.harness import config as machine
-from tridiff.harness import registry as registries
 from tridiff.harness.api import Clean, Outcome, Unsupported
 from tridiff.harness.engines.spec import UsageError
-from tridiff.harness.pytest_plugin import fuzzing
 from tridiff.harness.registry import Registry
 from tridiff.harness.runner import campaign
 from tridiff.harness.runner.examine import examine
-from tridiff.harness.runner.session import Session
 
-pytest_plugins = ["pytester"]
-
-GUIDE = Path(__file__).resolve().parents[2] / "docs" / "guides" / "pytest.md"
-PLUGIN = ("-p", "tridiff.harness.pytest_plugin", "-p", "no:cacheprovider")
-ONE_KERNEL = """
-def test_kernel(tridiff):
-    tridiff.fuzz({kernel!r}, examples=20)
-"""
-EVERY_KERNEL = """
-def test_kernel(tridiff, tridiff_kernel):
-    tridiff.fuzz(tridiff_kernel, examples=5)
-"""
-
-Host = Callable[..., pytest.RunResult]
-
-
-@pytest.fixture
-def known(monkeypatch: pytest.MonkeyPatch) -> Registry:
-    """The toy family stands in for all that is registered."""
-    made = registry()
-    monkeypatch.setattr(plugins, "load", lambda _plugins=(): made)
-    monkeypatch.setattr(registries, "builtin", lambda: made)
-    return made
-
-
-@pytest.fixture
-def cache() -> str:
-    """Where compiled kernels are kept; to be asked before `pytester` moves the home folder."""
-    return str(triton.knobs.cache.dir)
-
-
-@pytest.fixture
-def host(known: Registry, cache: str, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Host:
-    """Runs pytest in this process on a project of one test module, in a folder of its own."""
-    assert known.kernels
-    monkeypatch.setenv("TRITON_CACHE_DIR", cache)
-    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
-    monkeypatch.setenv("COLUMNS", "200")
-    for name in ("CI", "BUILD_NUMBER"):
-        monkeypatch.delenv(name, raising=False)
-
-    def run(code: str, *arguments: str) -> pytest.RunResult:
-        pytester.makepyfile(test_host=code)
-        return pytester.runpytest_inprocess(*PLUGIN, *arguments, no_reraise_ctrlc=True)
-
-    return run
-
-
-def lines_of(result: pytest.RunResult, start: str) -> list[str]:
-    """The lines of standard output that begin with `start`."""
-    return [line for line in result.outlines if line.startswith(start)]
+pytest_plugins = ["pytester", "hosting"]
 
 
 # What a host project gets without asking
@@ -248,7 +192,7 @@ def test_finding_in_a_ci_log(host: Host, monkeypatch: pytest.MonkeyPatch) -> Non
 def test_finding_of_a_worker(host: Host, pytester: pytest.Pytester) -> None:
     """Under xdist finding, headline and counts arrive, and workers that find the same write one file."""
     pytester.makeconftest(
-        "from toy.family import registry\nfrom tridiff.harness import plugins\nplugins.load = lambda _plugins=(): registry()\n"
+        "from toy.family import registry\nfrom tridiff.harness import plugins\nplugins.load = lambda *_, **__: registry()\n"
     )
     code = ONE_KERNEL.format(kernel="scale_wrong") + "\ndef test_same(tridiff):\n    tridiff.fuzz('scale_wrong', examples=20)\n"
 
@@ -264,21 +208,24 @@ def test_finding_of_a_worker(host: Host, pytester: pytest.Pytester) -> None:
     assert (line.split()[1], line.split()[-1]) == ("40", "1")
 
 
-def test_command_from_another_folder(host: Host, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Case files stand in the root directory; the command works from where pytest was started, and names the plug-ins."""
-    pytester.makeini("[pytest]\ntridiff_plugins = my_kernels.py\n    my_package\n")
-    below = pytester.mkdir("below")
-    monkeypatch.chdir(below)
+@pytest.mark.parametrize("folder", [".", "below"])
+def test_command_names_the_plugin(host: Host, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, folder: str) -> None:
+    """The command works from where pytest was started: case files and plug-ins are found from there."""
+    monkeypatch.setattr(plugins, "load", LOAD)
+    pytester.makeini("[pytest]\ntridiff_plugins = my_kernels.py\n")
+    pytester.makepyfile(my_kernels=MY_KERNELS)
+    root = pytester.path if folder == "below" else Path()
+    (pytester.path / folder).mkdir(exist_ok=True)
+    monkeypatch.chdir(folder)
 
-    result = host(ONE_KERNEL.format(kernel="scale_wrong"), "..", "--tridiff-plugin=other.py")
+    result = host(ONE_KERNEL.format(kernel="my_wrong_kernel"), str(pytester.path))
 
-    (command,) = lines_of(result, "  reproduce: ")
-    words = shlex.split(command)
-    assert words[1:3] == ["tridiff", "repro"]
-    assert words[3:9:2] == ["--plugin"] * 3
-    assert words[4:9:2] == [str(pytester.path / "my_kernels.py"), "my_package", str(below / "other.py")]
-    assert Path(words[-1]).parent == pytester.path / "tridiff-out" / "findings"
-    assert Path(words[-1]).is_file()
+    (command,) = [line.removeprefix("  reproduce: ") for line in lines_of(result, "  reproduce: ")]
+    *words, file = shlex.split(command)
+    assert words == ["tridiff", "repro", "--plugin", str(root / "my_kernels.py")]
+    assert Path(file).parent == root / "tridiff-out" / "findings"
+    with left_as_found(Path.cwd()):
+        check_command(command)
 
 
 def test_finding_without_a_place_for_its_file(host: Host) -> None:
@@ -387,199 +334,3 @@ def test_interruption(host: Host, monkeypatch: pytest.MonkeyPatch, kernel: str) 
     assert len(lines_of(result, "interrupted")) == 1
     assert len(lines_of(result, "  reproduce: ")) == (kernel == "scale_wrong")
     assert "Traceback" not in result.stdout.str()
-
-
-# Selection
-
-
-def test_one_test_for_each_kernel(host: Host) -> None:
-    """`tridiff_kernel` makes a test for every kernel that is registered."""
-    result = host(EVERY_KERNEL, "-v")
-
-    result.assert_outcomes(passed=1, failed=1)
-    assert {line.split()[0].partition("[")[2] for line in lines_of(result, "test_host.py::")} == {"scale]", "scale_wrong]"}
-
-
-def test_selection(host: Host) -> None:
-    """`--tridiff-kernel` and `--tridiff-op` leave kernels out, also where a test names one."""
-    result = host(EVERY_KERNEL + ONE_KERNEL.format(kernel="scale_wrong"), "--tridiff-kernel=scale", "-rs")
-
-    result.assert_outcomes(skipped=1)
-    result.stdout.fnmatch_lines(["SKIPPED * kernel scale_wrong is left out by --tridiff-kernel or --tridiff-op"])
-    host(EVERY_KERNEL, "--tridiff-kernel=scale", "--tridiff-op=scale").assert_outcomes(passed=1)
-
-
-def test_targets(host: Host) -> None:
-    """Several targets make a test for each, and replace what a test says; a target is compiled for."""
-    code = """
-def test_kernel(tridiff):
-    assert tridiff.fuzz("scale", examples=5, target="gfx90a").spec.target in {"sm_90", "gfx1201"}
-"""
-    result = host(code, "--tridiff-target=sm_90", "--tridiff-target=gfx1201", "--tridiff-engine=cpu", "-v")
-
-    result.assert_outcomes(passed=2)
-    result.stdout.fnmatch_lines(["*test_kernel[[]sm_90]*", "*test_kernel[[]gfx1201]*"])
-
-
-# Seeds and budgets
-
-
-@pytest.fixture
-def sessions(monkeypatch: pytest.MonkeyPatch) -> list[Session]:
-    """The sessions that would have run."""
-    made: list[Session] = []
-    monkeypatch.setattr(Session, "run", lambda session: made.append(session))  # noqa: PLW0108 - a method has to be bound
-    return made
-
-
-@pytest.mark.parametrize(
-    ("call", "arguments", "budget"),
-    [
-        ("", (), (100, None)),
-        ("examples=7", (), (7, None)),
-        ("seconds=2", (), (None, 2)),
-        ("examples=7, seconds=2", (), (7, 2)),
-        ("examples=7", ("--tridiff-examples=9",), (9, None)),
-        ("examples=7", ("--tridiff-seconds=0.5",), (None, 0.5)),
-        ("", ("--tridiff-seconds=3", "--tridiff-examples=4"), (4, 3.0)),
-    ],
-)
-def test_budget(
-    host: Host, sessions: list[Session], call: str, arguments: tuple[str, ...], budget: tuple[int | None, float | None]
-) -> None:
-    """The command line's budget counts, else the test's, else the profile's number of examples."""
-    host(f"def test_kernel(tridiff):\n    tridiff.fuzz('scale', {call})", *arguments)
-
-    assert [(session.budget.examples, session.budget.seconds) for session in sessions] == [budget]
-
-
-def test_seeds(host: Host, sessions: list[Session], monkeypatch: pytest.MonkeyPatch) -> None:
-    """A test's seed is added to the run's, which is another one every day under the nightly profile alone."""
-    code = "def test_kernel(tridiff):\n    tridiff.fuzz('scale', seed=3)"
-
-    host(code)
-    host(code, "--tridiff-seed=-10")
-    monkeypatch.setattr(profiles, "is_nightly", lambda: True)
-    monkeypatch.setattr(fuzzing, "time", SimpleNamespace(time=lambda: 20_000 * 86400.0 + 5))
-    host(code)
-    host(code, "--tridiff-seed=1")
-
-    assert [session.seed for session in sessions] == [3, -7, 20_000_003, 4]
-
-
-@pytest.mark.parametrize(
-    ("name", "nightly"), [("tridiff-nightly", True), ("tridiff-nightly-with-quiet-verbosity", True), ("tridiff-ci", False)]
-)
-def test_nightly_profile_is_recognised(monkeypatch: pytest.MonkeyPatch, name: str, *, nightly: bool) -> None:
-    """Also where Hypothesis has put a profile of its own on top."""
-    monkeypatch.setattr(profiles, "settings", SimpleNamespace(get_current_profile_name=lambda: name))
-
-    assert profiles.is_nightly() is nightly
-
-
-# Wrong use
-
-
-@pytest.mark.parametrize(
-    ("argument", "message"),
-    [
-        ("--tridiff-seed=first", "--tridiff-seed=first: must be an integer"),
-        ("--tridiff-examples=0", "--tridiff-examples=0: must be at least 1"),
-        ("--tridiff-examples=1.5", "--tridiff-examples=1.5: must be an integer"),
-        ("--tridiff-seconds=0", "--tridiff-seconds=0: must be a number of seconds above 0"),
-        ("--tridiff-seconds=nan", "--tridiff-seconds=nan: must be a number of seconds above 0"),
-        ("--tridiff-seconds=soon", "--tridiff-seconds=soon: must be a number of seconds above 0"),
-        ("--tridiff-target=gfx924", "--tridiff-target: unknown target 'gfx924': did you mean 'gfx942'?; targets: gfx90a, "),
-        ("--tridiff-engine=cpuu", "--tridiff-engine: unknown engine 'cpuu': did you mean 'cpu'?; engines: cpu"),
-        ("--tridiff-op=scael", "tridiff: unknown op 'scael': did you mean 'scale'?; known: scale"),
-        ("--tridiff-kernel=scale_wring", "tridiff: unknown kernel 'scale_wring': did you mean 'scale_wrong'?; known: scale, "),
-        ("--tridiff-out=/dev/null/x", "--tridiff-out=/dev/null/x: cannot be written to: Not a directory; choose another folder"),
-    ],
-)
-def test_wrong_option(host: Host, argument: str, message: str) -> None:
-    """One line that says what to do, pytest's exit code for wrong use, and nothing is collected."""
-    result = host(EVERY_KERNEL, argument)
-
-    assert result.ret == pytest.ExitCode.USAGE_ERROR
-    (line,) = [line for line in result.errlines if line]
-    assert line.startswith(f"ERROR: {message}")
-    assert "collected" not in result.stdout.str()
-
-
-@pytest.mark.parametrize(
-    ("call", "message"),
-    [
-        ("'scael'", "tridiff: unknown kernel 'scael': did you mean 'scale'?; known: scale, scale_wrong"),
-        ("'scale', target='gfx924'", "tridiff: unknown target 'gfx924': did you mean 'gfx942'?; targets: gfx90a, "),
-        ("'scale', examples=0", "tridiff: examples=0: must be at least 1"),
-        ("'scale', seconds=-1", "tridiff: seconds=-1: must be above 0"),
-    ],
-)
-def test_wrong_call(host: Host, call: str, message: str) -> None:
-    """A wrong argument is one line as well."""
-    result = host(f"def test_kernel(tridiff):\n    tridiff.fuzz({call})")
-
-    result.assert_outcomes(failed=1)
-    (headline,) = lines_of(result, "FAILED")
-    assert headline.partition(" - ")[2].startswith(message[:100])
-    assert lines_of(result, message)
-    assert "Traceback" not in result.stdout.str()
-
-
-def unusable(_plugins: Sequence[str] = ()) -> Registry:
-    """Stand in for a plug-in that cannot be loaded."""
-    raise UsageError("plug-in my_kernels.py: cannot be imported:\n  ModuleNotFoundError: no module")
-
-
-@pytest.mark.parametrize("code", [EVERY_KERNEL, ONE_KERNEL.format(kernel="scale")], ids=["tridiff_kernel", "tridiff"])
-@pytest.mark.parametrize("broken", ["torch", "plug-in"])
-def test_missing_package_or_broken_plugin(host: Host, monkeypatch: pytest.MonkeyPatch, code: str, broken: str) -> None:
-    """Tests that use our fixtures err with one line; the others run."""
-    if broken == "torch":
-        monkeypatch.setattr(machine, "_present", lambda name: name != "torch")
-        message = "tridiff: torch is not installed: pip install 'tridiff[cpu]' on a machine without a GPU, or "
-    else:
-        monkeypatch.setattr(plugins, "load", unusable)
-        message = "tridiff: plug-in my_kernels.py: cannot be imported: ModuleNotFoundError: no module"
-    Path("test_other.py").write_text("def test_other():\n    pass\n", encoding="utf-8")
-
-    result = host(code, "--continue-on-collection-errors")
-
-    result.assert_outcomes(passed=1, errors=1)
-    assert lines_of(result, message)
-    assert "Traceback" not in result.stdout.str()
-    assert not [line for line in result.outlines if line.startswith("E ")]
-
-
-def test_broken_plugin_on_the_command_line(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A plug-in that was named on the command line is loaded before anything is collected."""
-    monkeypatch.setattr(plugins, "load", unusable)
-
-    result = host(EVERY_KERNEL, "--tridiff-plugin=my_kernels.py")
-
-    assert result.ret == pytest.ExitCode.USAGE_ERROR
-    assert result.errlines[0] == "ERROR: tridiff: plug-in my_kernels.py: cannot be imported: ModuleNotFoundError: no module"
-
-
-# The guide
-
-
-def test_guide(host: Host, known: Registry, pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The project of docs/guides/pytest.md runs as the guide says, with its settings and the plug-in that they name."""
-    named: list[tuple[str, ...]] = []
-
-    def load(given: Sequence[str] = ()) -> Registry:
-        named.append(tuple(given))
-        return known
-
-    monkeypatch.setattr(plugins, "load", load)
-    known.kernels["my_kernel"] = replace(known.kernels.pop("scale"), name="my_kernel")
-    blocks = dict(re.findall(r"^`(\S+)`:\n\n```\w+\n(.*?)^```$", GUIDE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL))
-    pytester.makepyprojecttoml(blocks["pyproject.toml"])
-
-    result = host(blocks["test_kernels.py"].replace("examples=1000", "examples=20"), "-v")
-
-    assert named == [(str(pytester.path / "my_kernels.py"),)]
-    assert set(blocks) == {"pyproject.toml", "test_kernels.py"}
-    result.assert_outcomes(passed=2, failed=1)  # my_kernel twice, and scale_wrong once
-    assert [line.split()[0] for line in lines_of(result, "my_kernel ")] == ["my_kernel"]
