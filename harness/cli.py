@@ -58,6 +58,10 @@ ExamplesOption = Annotated[int | None, typer.Option("--max-examples", metavar="N
 SecondsOption = Annotated[
     float | None, typer.Option("--seconds", metavar="S", min=1.0, help="Time to spend [default: 120, without --max-examples].")
 ]
+ModelOption = Annotated[
+    list[str] | None,
+    typer.Option("--model", metavar="NAME", help="Draw only shapes of this real model, or of NAME TPn; repeatable."),
+]
 PluginOption = Annotated[
     list[str] | None, typer.Option("--plugin", metavar="FILE", help="Python file or module with more kernels; repeatable.")
 ]
@@ -73,6 +77,7 @@ def fuzz(
     max_examples: ExamplesOption = None,
     seconds: SecondsOption = None,
     seed: SeedOption = 0,
+    model: ModelOption = None,
     plugin: PluginOption = None,
     out: OutOption = DEFAULT_OUT,
     as_json: JsonOption = False,
@@ -85,12 +90,13 @@ def fuzz(
     from tridiff.harness.runner.session import Session
 
     spec = _spec(engine, target)
-    kernels = registry.select(op or [], kernel or [])
+    kernels = registry.knowing(registry.select(op or [], kernel or []), model or [])
     folder = repro.prepare(out)
     if max_examples is None and seconds is None:
         seconds = DEFAULT_SECONDS
     report = FuzzReport(_stdout(), _stderr(), folder, as_json=as_json)
-    session = Session(kernels, spec, seed, Budget(examples=max_examples, seconds=seconds), report.listen, registry)
+    budget = Budget(examples=max_examples, seconds=seconds)
+    session = Session(kernels, spec, seed, budget, report.listen, registry, tuple(model or ()))
     report.run(session)
     if session.unjudged and not session.findings:
         raise UsageError(f"no case of {', '.join(session.unjudged)} could be judged: the run above says why")
@@ -210,6 +216,8 @@ def list_(plugin: PluginOption = None, as_json: JsonOption = False) -> int:
         _stdout().print_json(json.dumps(document.list_document(registry)))
     else:
         _stdout().print(text.list_table(registry))
+        for line in text.models_text(registry):
+            _say(line)
     return Exit.CLEAN
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -164,6 +164,15 @@ class Registry:
             among = f" among {', '.join(sorted(wanted))}" if wanted else ""
             raise UsageError(f"no kernel{among} implements {' or '.join(sorted(wanted_ops)) or 'any op'}: choose others")
         return chosen
+
+    def knowing(self, kernels: Iterable[Kernel], models: Sequence[str]) -> list[Kernel]:
+        """Those of `kernels` whose Op has presets of one of `models`. Raises `UsageError` for a model that none knows."""
+        ops = {kernel.op: self.op(kernel.op) for kernel in kernels}
+        for model in models:
+            if not any(op.knows(model) for op in ops.values()):
+                known = [name for op in ops.values() for name, variants in op.models.items() for name in (name, *variants)]
+                raise UsageError(f"no op has presets of the model {model!r}{nearest(model, known)}; `tridiff list` has the names")
+        return [kernel for kernel in kernels if not models or any(ops[kernel.op].knows(model) for model in models)]
 
     def judge(self, op: str, inputs: Mapping[str, Any], rounding: Mapping[str, Any]) -> Verdict:
         """What the Op's reference says of these inputs. Raises `Malformed` for an answer of the wrong form or shape.

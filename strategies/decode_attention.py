@@ -25,7 +25,7 @@ from tridiff.strategies.draws import Weights, choose, evenly, fields
 from tridiff.strategies.heads import heads, latent_heads
 from tridiff.strategies.layouts import CacheShape
 from tridiff.strategies.lengths import seq_lens
-from tridiff.strategies.models import GQA_MODELS, MLA_MODELS, model_shapes
+from tridiff.strategies.models import GQA_MODELS, MLA_MODELS, model_shapes, names
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 SEQ_LENS_DTYPES = {"int32": torch.int32, "int64": torch.int64}
@@ -207,7 +207,7 @@ def cases(domain: Domain) -> st.SearchStrategy[DecodeAttentionCase]:
 
 def preset_cases(domain: Domain) -> st.SearchStrategy[DecodeAttentionCase]:
     """Cases with the dimensions of real models and the page sizes that serve them, within `LARGE_PAGES`."""
-    return _cases(domain, model_shapes(PRESETS), paging.MODEL_PAGE_SIZES, LARGE_PAGES)
+    return _cases(domain, model_shapes(PRESETS, domain.models), paging.MODEL_PAGE_SIZES, LARGE_PAGES)
 
 
 PRESETS = dict.fromkeys(GQA_MODELS, 2) | dict.fromkeys(MLA_MODELS, 3)
@@ -438,4 +438,12 @@ def within(case: DecodeAttentionCase, domain: Domain) -> bool:
     return case.platform == domain.platform and has_format and rope_fits
 
 
-OP = Op(name="decode_attention", case=DecodeAttentionCase, strategy=cases, presets=preset_cases, build=build, within=within)
+OP = Op(
+    name="decode_attention",
+    case=DecodeAttentionCase,
+    strategy=cases,
+    presets=preset_cases,
+    build=build,
+    models=names(PRESETS),
+    within=within,
+)

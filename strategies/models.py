@@ -5,6 +5,7 @@ Figures are those of the models' published configurations.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,13 +88,25 @@ MLA_MODELS = (
 """Models with latent attention; of `num_heads` query heads one rank of sixteen may have a single one."""
 
 
-def model_shapes(models: Weights[ModelShape]) -> st.SearchStrategy[dict[str, Any]]:
+def names(models: Iterable[ModelShape]) -> dict[str, tuple[str, ...]]:
+    """Name of each model, with those of its rank counts: "DeepSeek-V3" with "DeepSeek-V3 TP1" to "DeepSeek-V3 TP16"."""
+    return {model.name: tuple(model.sharded(tp)["model"] for tp in TP_SIZES if model.splits_over(tp)) for model in models}
+
+
+def model_shapes(models: Weights[ModelShape], named: Sequence[str] = ()) -> st.SearchStrategy[dict[str, Any]]:
     """`model`, `num_kv_heads`, `group_size`, `head_dim`, `head_dim_v` and `is_mla` of one rank of one of `models`, TP 1 to 16.
 
-    Shrinks towards the first model and one rank.
+    `named`: names of models or of their rank counts, see `names`, to keep to; none for all. Shrinks towards the first model and
+    one rank.
     """
-    return choose(models).flatmap(_ranks)
+    known = names(models)
 
+    def is_named(model: ModelShape) -> bool:
+        return not named or bool({model.name, *known[model.name]} & set(named))
 
-def _ranks(model: ModelShape) -> st.SearchStrategy[dict[str, Any]]:
-    return choose(evenly(TP_SIZES), model.splits_over).map(model.sharded)
+    def ranks(model: ModelShape) -> st.SearchStrategy[dict[str, Any]]:
+        whole = not named or model.name in named
+        sizes = (tp for tp in TP_SIZES if model.splits_over(tp) and (whole or model.sharded(tp)["model"] in named))
+        return choose(evenly(sizes)).map(model.sharded)
+
+    return choose(models, is_named).flatmap(ranks)

@@ -21,10 +21,11 @@ class Domain:
     """The part of an Op's contract from which Cases are drawn. It narrows a strategy; drawn Cases are never filtered by it.
 
     `target`: the GPU architecture that kernels are compiled for, "gfx942" or "sm_90", say: it has some number formats and
-    lacks others.
+    lacks others. `models`: names of real models, to which presets keep; none for all.
     """
 
     target: str
+    models: tuple[str, ...] = ()
 
     @property
     def platform(self) -> str:
@@ -39,8 +40,10 @@ class Op:
     `name`: lower-case identifier, also the name of the family's modules.
     `case`: the frozen dataclass of its Cases; every field has a default.
     `strategy`: (domain) -> strategy of Cases over the whole of `domain`.
-    `presets`: (domain) -> strategy of Cases whose dimensions are those of real models; drawn first in a run.
+    `presets`: (domain) -> strategy of Cases whose dimensions are those of real models; drawn first in a run, or alone where
+    `domain` names models.
     `build`: (case, arena) -> Inputs; deterministic, allocates every tensor through the arena and declares what is written.
+    `models`: the models that `presets` knows, by name, each with the names of its variants: of its rank counts, say.
     `within`: (case, domain) -> whether a Case that its class accepts lies in `domain`. None: every one does.
     """
 
@@ -49,7 +52,12 @@ class Op:
     strategy: Callable[[Domain], SearchStrategy[Any]]
     presets: Callable[[Domain], SearchStrategy[Any]]
     build: Callable[[Any, Arena], Inputs]
+    models: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     within: Callable[[Any, Domain], bool] | None = None
+
+    def knows(self, model: str) -> bool:
+        """Whether `model` is the name of a model, or of one of its variants."""
+        return model in self.models or any(model in variants for variants in self.models.values())
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -95,6 +95,7 @@ def list_document(registry: Registry) -> dict[str, Any]:
         "schema": SCHEMA,
         "plugins": list(registry.plugins),
         "ops": list(registry.ops),
+        "models": {op.name: {name: list(variants) for name, variants in op.models.items()} for op in registry.ops.values()},
         "kernels": [
             {
                 "name": kernel.name,

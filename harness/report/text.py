@@ -123,3 +123,8 @@ def list_table(registry: Registry) -> Table:
         source = registry.source_of("kernel", kernel.name) or ""
         table.add_row(kernel.op, kernel.name, ", ".join(kernel.engines), faults, kernel.module, source)
     return table
+
+
+def models_text(registry: Registry) -> list[str]:
+    """The models whose shapes an Op has as presets, a line an Op."""
+    return [f"models of {op.name}: {', '.join(op.models)}" for op in registry.ops.values() if op.models]

@@ -70,6 +70,7 @@ class Campaign:
     """Fuzzes one Kernel. `run` returns the minimal Findings, by signature.
 
     `accept`: which Findings count; the others are examined and ignored. `stop_at_first`: end with the first Finding.
+    `models`: draw presets of these alone, and nothing else.
     """
 
     ref: KernelRef
@@ -80,6 +81,7 @@ class Campaign:
     registry: Registry = field(default_factory=builtin)
     accept: Callable[[Finding], bool] = lambda _finding: True
     stop_at_first: bool = False
+    models: tuple[str, ...] = ()
     findings: dict[str, Finding] = field(default_factory=dict)
     examples: int = 0
     _rounds: int = 0
@@ -88,7 +90,12 @@ class Campaign:
         """Draw and examine until the budget is spent. KeyboardInterrupt passes through; `findings` keeps what was found."""
         started = time.monotonic()
         deadline = None if self.budget.seconds is None else started + self.budget.seconds
-        general, presets = self._strategy("strategy", self._domain), self._strategy("presets", self._domain)
+        presets = self._strategy("presets", self._domain)
+        if self.models:
+            self._hunt_all(presets, self.budget.examples, deadline, by_choices=False)
+            self.listener(KernelDone(kernel=self.ref.kernel))
+            return self.findings
+        general = self._strategy("strategy", self._domain)
         # Hypothesis could only shrink towards another preset, at great cost: the Case's fields know the way out.
         share = _fraction(started, deadline, PRESET_SHARE)
         self._hunt_all(presets, self._preset_examples(), share, by_choices=False)
@@ -107,7 +114,7 @@ class Campaign:
 
     @property
     def _domain(self) -> Domain:
-        return Domain(target=self.spec.target)
+        return Domain(target=self.spec.target, models=self.models)
 
     def _strategy(self, part: str, domain: Domain) -> SearchStrategy[Any]:
         with self._declared(part):

@@ -18,6 +18,7 @@ from tridiff.harness.runner.interruption import Interruption
 class Session:
     """Fuzzes `kernels`, each with an equal share of `budget`. State can be read while it runs.
 
+    `models`: names of real models; where there are any, only presets of theirs are drawn.
     `tallies`: counts by kernel name. `findings`: the smallest Finding of each signature, in the order found.
     `interrupted`: whether Ctrl-C ended it early.
     """
@@ -28,6 +29,7 @@ class Session:
     budget: Budget
     listener: Listener
     registry: Registry = field(default_factory=builtin)
+    models: tuple[str, ...] = ()
     tallies: dict[str, Tally] = field(default_factory=dict)
     findings: dict[str, Finding] = field(default_factory=dict)
     interrupted: bool = False
@@ -53,7 +55,7 @@ class Session:
     def _fuzz(self, kernel: Kernel, budget: Budget) -> None:
         self.tallies[kernel.name] = Tally()
         ref = KernelRef(kernel=kernel.name, plugins=self.registry.plugins)
-        campaign = Campaign(ref, self.spec, self.seed, budget, self._watch, self.registry)
+        campaign = Campaign(ref, self.spec, self.seed, budget, self._watch, self.registry, models=self.models)
         try:
             campaign.run()
         finally:

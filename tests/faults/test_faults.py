@@ -13,9 +13,9 @@ from tridiff.harness.runner.prove import Proof, prove_fault
 
 EXAMPLES = 200
 """Examples within which every fault must be caught."""
-SOON = 40
+SOON = 20
 """Examples within which three quarters of them must be."""
-SPEC = EngineSpec(max_steps=20_000)
+SPEC = EngineSpec(max_steps=2_000)
 """Legal cases take some hundred steps, so a hang need not run for a minute until it counts as one."""
 
 FAULTS = [fault for faults in builtin().faults.values() for fault in faults]

@@ -148,6 +148,22 @@ def test_example_budget_is_exact(stage: Stage, kernel: Kernel, examples: int) ->
     assert drawn(events) == run.examples == examples
 
 
+def test_models_alone(stage: Stage) -> None:
+    """Where models are named, only presets are drawn, and the domain names the models."""
+    known = registry()
+    asked: list[Domain] = []
+
+    def presets(domain: Domain) -> SearchStrategy[ScaleCase]:
+        asked.append(domain)
+        return registry().op("scale").presets(domain)
+
+    known.ops["scale"] = dataclasses.replace(known.op("scale"), presets=presets)
+    Campaign(KernelRef(kernel="scale"), EngineSpec(), 0, Budget(examples=20), lambda _event: None, known, models=("Toy",)).run()
+
+    assert [case.preset for case in stage.cases] == [True] * 20
+    assert asked == [Domain(target="gfx942", models=("Toy",))]
+
+
 def test_presets_come_first(stage: Stage) -> None:
     """One fifth of the examples are presets, and nothing else is drawn before them."""
     campaign(Budget(examples=50), []).run()

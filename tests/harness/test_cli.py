@@ -105,6 +105,15 @@ def test_clean_run(invoke: Invoke) -> None:
     assert re.search(r"\n25 cases in \d+ s: no findings\n$", result.out)
 
 
+def test_run_of_a_model(invoke: Invoke) -> None:
+    """Only cases with the shapes of the model, or of one of its variants; the list of kernels names it."""
+    result = invoke("fuzz", "--kernel", "scale", "--model", "Toy TP1", "--max-examples", 3)
+
+    assert (result.code, result.err) == (cli.Exit.CLEAN, "")
+    assert re.search(r"\n3 cases in \d+ s: no findings\n$", result.out)
+    assert "models of scale: Toy\n" in invoke("list").out
+
+
 def test_run_with_findings(invoke: Invoke) -> None:
     """A wrong kernel: exit 1, the finding with its file and the command that reproduces it, and a table."""
     result = invoke("fuzz", "--max-examples", 40, "--out", "there")
@@ -287,6 +296,7 @@ def test_prove_all_caught(invoke: Invoke, known: Registry) -> None:
     [
         (["fuzz", "--op", "scael"], "unknown op 'scael': did you mean 'scale'?; known: scale"),
         (["fuzz", "--kernel", "scale_wring"], "unknown kernel 'scale_wring': did you mean 'scale_wrong'?; known: scale, "),
+        (["fuzz", "--model", "Toi"], "no op has presets of the model 'Toi': did you mean 'Toy'?; `tridiff list` has the names"),
         (["fuzz", "--kernel", "qqq"], "unknown kernel 'qqq'; known: scale, scale_wrong"),
         (["fuzz", "--engine", "cpuu"], "unknown engine 'cpuu': did you mean 'cpu'?; engines: cpu"),
         (["fuzz", "--engine", "gpu"], "engine 'gpu' is not available yet: use --engine cpu, which needs no GPU"),

@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from tridiff.harness.api import Arena, CaseError, Domain
 from tridiff.harness.engines.spec import TARGETS
 from tridiff.strategies import fp8
+from tridiff.strategies.decode_attention import OP, build, cases, preset_cases
 from tridiff.strategies.decode_attention import DecodeAttentionCase as Case
-from tridiff.strategies.decode_attention import build, cases, preset_cases
 from tridiff.strategies.models import MLA_MODELS
 
 QUIETLY = settings(database=None, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
@@ -195,3 +195,32 @@ def test_dequantised_values_are_finite() -> None:
         if case.cache_dtype != "same":
             largest = fp8.LARGEST[case.cache_dtype] * max(case.k_scale, case.v_scale)
             assert largest <= torch.finfo(getattr(torch, case.dtype)).max
+
+
+@pytest.mark.parametrize(
+    ("named", "expected"),
+    [
+        (("DeepSeek-V3",), {f"DeepSeek-V3 TP{tp}" for tp in (1, 2, 4, 8, 16)}),
+        (("Mistral-Small-4 TP2", "Kimi-K2.5 TP16"), {"Mistral-Small-4 TP2", "Kimi-K2.5 TP16"}),
+    ],
+)
+def test_presets_keep_to_the_models_named(named: tuple[str, ...], expected: set[str]) -> None:
+    """All rank counts of a model, or the one that is named."""
+    seen: set[str] = set()
+
+    @settings(QUIETLY, max_examples=60)
+    @given(preset_cases(Domain(target="gfx942", models=named)))
+    def collect(case: Case) -> None:
+        seen.add(case.model)
+
+    collect()
+
+    assert seen == expected
+    assert all(OP.knows(model) for model in named)
+
+
+def test_the_op_knows_its_models() -> None:
+    """By name and by rank count, and no other."""
+    assert OP.models["DeepSeek-V2-Lite"] == tuple(f"DeepSeek-V2-Lite TP{tp}" for tp in (1, 2, 4, 8, 16))
+    assert OP.models["Falcon-7B"] == ("Falcon-7B TP1",)
+    assert not OP.knows("DeepSeek-V3 TP3")

@@ -58,4 +58,4 @@ def build(case: ScaleCase, arena: Arena) -> Inputs:
     }
 
 
-OP = Op(name="scale", case=ScaleCase, strategy=cases, presets=presets, build=build)
+OP = Op(name="scale", case=ScaleCase, strategy=cases, presets=presets, build=build, models={"Toy": ("Toy TP1",)})
