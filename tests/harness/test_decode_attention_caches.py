@@ -224,3 +224,15 @@ def test_the_op_knows_its_models() -> None:
     assert OP.models["DeepSeek-V2-Lite"] == tuple(f"DeepSeek-V2-Lite TP{tp}" for tp in (1, 2, 4, 8, 16))
     assert OP.models["Falcon-7B"] == ("Falcon-7B TP1",)
     assert not OP.knows("DeepSeek-V3 TP3")
+
+
+@pytest.mark.parametrize("target", ["gfx90a", "gfx942", "sm_80", "sm_90"])
+def test_what_is_drawn_lies_within_the_domain(target: str) -> None:
+    """So minimising may use the same rule; a case of another vendor or format does not."""
+    domain = Domain(target=target)
+    assert OP.within is not None
+
+    assert all(OP.within(case, domain) for case in drawn(target))
+    assert not OP.within(Case(platform="hip" if domain.platform == "cuda" else "cuda"), domain)
+    assert OP.within(Case(platform=domain.platform, cache_dtype="float8_e4m3fnuz"), domain) == (target == "gfx942")
+    assert OP.within(Case(platform=domain.platform, is_mla=True, head_dim=17), domain) == (domain.platform == "hip")
