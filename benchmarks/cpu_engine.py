@@ -38,9 +38,9 @@ import torch
 import triton
 import triton.language as tl
 
-from tridiff.harness.api import Arena, Clean, gaussian, permutation
+from tridiff.harness.api import Arena, Clean, Domain, gaussian, permutation
 from tridiff.harness.engines.cpu.engine import CpuEngine
-from tridiff.harness.engines.spec import EngineSpec
+from tridiff.harness.engines.spec import DEFAULT_TARGET, EngineSpec
 from tridiff.harness.registry import builtin
 from tridiff.harness.runner.examine import KernelRef, examine
 from tridiff.harness.runner.seeding import draws_by_seed_alone
@@ -185,7 +185,7 @@ def drawn(count: int) -> list[Any]:
 
     @hypothesis.seed(0)
     @hypothesis.settings(max_examples=count, database=None, deadline=None, phases=[hypothesis.Phase.generate])
-    @hypothesis.given(builtin().op("decode_attention").strategy())
+    @hypothesis.given(builtin().op("decode_attention").strategy(Domain(target=DEFAULT_TARGET)))
     def collect(case: Any) -> None:
         cases.append(case)
 
