@@ -9,7 +9,6 @@ judge, the run would pass.
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 import importlib.util
 import os
 import re
@@ -17,19 +16,16 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from importlib.metadata import EntryPoint
 from pathlib import Path
 from types import ModuleType
 
 from tridiff.harness import registry as registries
+from tridiff.harness.announced import LEFT_OUT, Announced, announced
 from tridiff.harness.blame import described
 from tridiff.harness.capture import targeting
 from tridiff.harness.declarations import is_absent
 from tridiff.harness.engines.spec import DEFAULT_TARGET, UsageError, nearest
-from tridiff.harness.registry import LEFT_OUT, Registry
-
-GROUP = "tridiff.plugins"
-"""The entry-point group under which an installed distribution announces its plug-ins: NAME = "package.module"."""
+from tridiff.harness.registry import Registry
 
 _DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
 
@@ -49,6 +45,17 @@ def load(plugins: Sequence[str] = (), *, target: str = DEFAULT_TARGET) -> Regist
         for plugin in [*_announced(plugins), *_named(plugins)]:
             _add(registry, plugin, registered)
     return registry
+
+
+def with_installed(registry: Registry, plugin: Announced) -> Registry:
+    """`registry` and what an installed plug-in brings, for who wants to know of each whether it is broken.
+
+    Raises `UsageError` as `load` does.
+    """
+    extended = registry.copy(plugins=registry.plugins, target=registry.target)
+    with targeting(registry.target):
+        _add(extended, _installed(plugin), set())
+    return extended
 
 
 @lru_cache(maxsize=8)
@@ -85,21 +92,20 @@ def _named(plugins: Sequence[str]) -> Iterator[_Plugin]:
 
 def _announced(plugins: Sequence[str]) -> Iterator[_Plugin]:
     """Those of installed distributions, in the order of the distributions' names, without those left out."""
-    found = sorted(importlib.metadata.entry_points(group=GROUP), key=lambda entry: (_distribution(entry), entry.name))
-    names = [entry.name for entry in found]
+    found = announced()
+    names = [plugin.name for plugin in found]
     left_out = [name.removeprefix(LEFT_OUT) for name in plugins if name.startswith(LEFT_OUT)]
     for name in left_out:
         if name not in names:
             known = ", ".join(names) or "none"
             raise UsageError(f"plug-in {LEFT_OUT}{name}: no such plug-in is installed{nearest(name, names)}; installed: {known}")
-    for entry in found:
-        if entry.name not in left_out:
-            advice = f"; repair or uninstall it, or leave it out with --plugin {LEFT_OUT}{entry.name}"
-            yield _Plugin(f"{entry.name} of {_distribution(entry)}", partial(_entry, entry.value), advice)
+    for plugin in found:
+        if plugin.name not in left_out:
+            yield _installed(plugin)
 
 
-def _distribution(entry: EntryPoint) -> str:
-    return f"{entry.dist.name} {entry.dist.version}" if entry.dist is not None else "an unknown distribution"
+def _installed(plugin: Announced) -> _Plugin:
+    return _Plugin(plugin.source, partial(_entry, plugin.value), plugin.advice)
 
 
 def _entry(value: str) -> ModuleType:

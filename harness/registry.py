@@ -15,14 +15,12 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
+from tridiff.harness.announced import LEFT_OUT
 from tridiff.harness.api import CHECKS, Fault, Kernel, Op, Patch, Reference, Verdict
 from tridiff.harness.blame import BUILT_IN, described
 from tridiff.harness.capture import targeting
 from tridiff.harness.declarations import check_kernel, check_op, kernel_module, verdict_of
 from tridiff.harness.engines.spec import DEFAULT_TARGET, UsageError, nearest
-
-LEFT_OUT = "no:"
-"""Before the name of an installed plug-in: it is left out."""
 
 
 @dataclass

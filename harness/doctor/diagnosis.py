@@ -9,9 +9,11 @@ from typing import Any
 
 from tridiff.harness.doctor.host import REQUIRED, Host, host
 from tridiff.harness.doctor.inquiry import inquire
-from tridiff.harness.doctor.probe import ENGINE_TARGETS, Facts
+from tridiff.harness.doctor.probe import ENGINE_TARGETS, Facts, with_plugins
 from tridiff.harness.engines.spec import TARGETS, backend_of
 
+SCHEMA = 1
+"""Version of the document's form."""
 _CONTAINER_OPTIONS = "--device /dev/kfd --device /dev/dri"  # ROCm documentation, "Running ROCm Docker containers"
 
 
@@ -44,7 +46,8 @@ class Diagnosis:
 
 def examine_machine() -> Diagnosis:
     """Look at this machine, and say what is wrong with it. Takes about 4 s, most of it to import torch and Triton."""
-    return diagnose(host(), inquire())
+    known = host()
+    return diagnose(known, inquire(with_plugins(len(known.plugins))))
 
 
 def diagnose(known: Host, facts: Mapping[str, Facts]) -> Diagnosis:
@@ -63,6 +66,7 @@ def _problems(known: Host, facts: Mapping[str, Facts]) -> Iterator[Problem]:
     yield from _engine_problems(facts)
     if "problem" in facts.get("families", {}):
         yield Problem(subject="families", message=_of("the built-in kernels", facts["families"]), blocks=True)
+    yield from _plugin_problems(known, facts)
     if "problem" in facts.get("cache", {}):
         yield Problem(subject="cache", message=str(facts["cache"]["problem"]))
     for target in TARGETS:
@@ -83,6 +87,15 @@ def _engine_problems(facts: Mapping[str, Facts]) -> Iterator[Problem]:
         targets = ", ".join(target for target in TARGETS if backend_of(target)[0] == name)
         message = f"engine cpu cannot run kernels for {targets}: {answer['problem']}"
         yield Problem(subject="engine cpu", message=message, blocks=len(failed) == len(ENGINE_TARGETS))
+
+
+def _plugin_problems(known: Host, facts: Mapping[str, Facts]) -> Iterator[Problem]:
+    """An installed plug-in that is broken stops every command that is not told to leave it out."""
+    for index, plugin in enumerate(known.plugins):
+        if "problem" in (answer := facts.get(f"plugin:{index}", {})):
+            message = _of(f"plug-in {plugin.source}", answer)
+            advice = "" if message.endswith(plugin.advice) else plugin.advice
+            yield Problem(subject=f"plug-in {plugin.name}", message=message + advice, blocks=True)
 
 
 def device_problem(known: Host, facts: Mapping[str, Facts]) -> str | None:
@@ -123,6 +136,7 @@ def _no_amd_device(known: Host) -> str | None:
 def document(diagnosis: Diagnosis) -> dict[str, Any]:
     """The diagnosis as plain data."""
     return {
+        "schema": SCHEMA,
         "can_fuzz": diagnosis.obstacle is None,
         "problems": [dataclasses.asdict(problem) for problem in diagnosis.problems],
         **dataclasses.asdict(diagnosis.host),
@@ -130,6 +144,10 @@ def document(diagnosis: Diagnosis) -> dict[str, Any]:
         "triton": dict(diagnosis.facts.get("triton", {})),
         "cache": dict(diagnosis.facts.get("cache", {})),
         "families": dict(diagnosis.facts.get("families", {})),
+        "plugins": [
+            {**dataclasses.asdict(plugin), **diagnosis.facts.get(f"plugin:{index}", {})}
+            for index, plugin in enumerate(diagnosis.host.plugins)
+        ],
         "devices": diagnosis.facts.get("devices", {}).get("devices"),
         "engines": {"cpu": engine_cpu(diagnosis), "gpu": {"available": False}},
         "targets": diagnosis.of("target", *TARGETS),

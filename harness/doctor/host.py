@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tridiff.harness import config
+from tridiff.harness.announced import Announced, announced
 
 REQUIRED = ("numpy", "hypothesis", "rich", "threadpoolctl", "typer")
 OPTIONAL = ("pytest", "pytest-xdist")
@@ -64,13 +65,14 @@ class DeviceFiles:
 
 @dataclass(frozen=True, kw_only=True)
 class Host:
-    """Everything of this module. `visible`: the variables that hide GPUs, as far as they are set."""
+    """Everything of this module. `visible`: the variables that hide GPUs, as far as they are set. `plugins`: those installed."""
 
     tridiff: Installation
     machine: Machine
     packages: tuple[Package, ...]
     device_files: DeviceFiles
     visible: dict[str, str]
+    plugins: tuple[Announced, ...] = ()
 
 
 def host() -> Host:
@@ -81,6 +83,7 @@ def host() -> Host:
         packages=packages(),
         device_files=device_files(),
         visible=config.visible_devices(),
+        plugins=tuple(announced()),
     )
 
 

@@ -12,10 +12,12 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from tridiff.harness import config
+from tridiff.harness.announced import announced
 from tridiff.harness.engines.spec import TARGETS, EngineSpec, UsageError, backend_of
 
 Facts = dict[str, Any]
@@ -35,10 +37,16 @@ SECTIONS = (
 )
 
 
+def with_plugins(count: int) -> tuple[str, ...]:
+    """`SECTIONS` and, for each of `count` installed plug-ins, `plugin:INDEX`."""
+    return (*SECTIONS[:-1], *(f"plugin:{index}" for index in range(count)), SECTIONS[-1])
+
+
 def needs(section: str) -> tuple[str, ...]:
     """The sections without which `section` cannot be answered."""
     kind = section.partition(":")[0]
-    return {"torch": (), "triton": (), "cache": ("triton",), "devices": ("torch",)}.get(kind, ("torch", "triton"))
+    known = {"torch": (), "triton": (), "cache": ("triton",), "devices": ("torch",), "plugin": ("torch", "triton", "families")}
+    return known.get(kind, ("torch", "triton"))
 
 
 def torch_facts() -> Facts:
@@ -103,6 +111,27 @@ def family_facts() -> Facts:
     return {"ops": list(registry.ops), "kernels": list(registry.kernels)}
 
 
+def plugin_facts(index: str) -> Facts:
+    """The names of all `ops` and `kernels` that an installed plug-in brings besides the built-in ones and those before it."""
+    from tridiff.harness.plugins import with_installed  # noqa: PLC0415 - likewise
+
+    before = _registries()[-1]
+    after = with_installed(before, announced()[int(index)])
+    _registries().append(after)
+    return {
+        "ops": [name for name in after.ops if name not in before.ops],
+        "kernels": [name for name in after.kernels if name not in before.kernels],
+    }
+
+
+@lru_cache(maxsize=1)
+def _registries() -> list[Any]:
+    """The built-in registry, and behind it one more for each plug-in that this process has added."""
+    from tridiff.harness.registry import builtin  # noqa: PLC0415 - likewise
+
+    return [builtin()]
+
+
 def target_facts(target: str) -> Facts:
     """`code`: what Triton compiles a small kernel to (hsaco, cubin); `fp8`: by format, see `fp8.MEANING`."""
     import triton  # noqa: PLC0415 - likewise
@@ -158,6 +187,7 @@ _ANSWERS: dict[str, Callable[..., Facts]] = {
     "cache": cache_facts,
     "engine": engine_facts,
     "families": family_facts,
+    "plugin": plugin_facts,
     "target": target_facts,
     "devices": device_facts,
 }

@@ -44,6 +44,8 @@ def _rows(diagnosis: Diagnosis) -> Iterator[tuple[str, str]]:
         yield "variables", ", ".join(f"{name}={value}" for name, value in known.visible.items())
     if "folder" in (cache := diagnosis.facts.get("cache", {})):
         yield "cache", _cache(cache)
+    for index, plugin in enumerate(known.plugins):
+        yield "plug-in", f"{plugin.source} ({plugin.value}), {_brought(diagnosis.facts.get(f'plugin:{index}', {}))}"
     yield "engine cpu", _engine(diagnosis)
     yield "engine gpu", "not available in this version of tridiff"
 
@@ -75,6 +77,12 @@ def _engine(diagnosis: Diagnosis) -> str:
     families = diagnosis.facts.get("families", {})
     counts = f"; {_plural(len(families.get('ops', [])), 'op')}, {_plural(len(families.get('kernels', [])), 'kernel')}"
     return f"self-test passed for {' and '.join(state['passed'])}{counts}"
+
+
+def _brought(facts: dict[str, Any]) -> str:
+    if "kernels" not in facts:
+        return "broken" if "problem" in facts else "not tried"
+    return f"{_plural(len(facts['ops']), 'op')}, {_plural(len(facts['kernels']), 'kernel')}"
 
 
 def targets_table(diagnosis: Diagnosis) -> Table:
