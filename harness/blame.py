@@ -79,7 +79,7 @@ def declared(source: str | None, part: str, case: object = None) -> Iterator[Non
         yield
     except (StagingError, MemoryError, UsageError):
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if source in {None, BUILT_IN}:
             raise
         what = str(error) if isinstance(error, Malformed) else f"{part} raised {described(error)}"

@@ -136,7 +136,7 @@ class _Examination:
             return Failure(check=error.check, message=error.message, line=error.line, subject=error.subject)
         except (UnsupportedOperation, FrontEndDrift, MemoryError):
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             if blame.is_ours(error):
                 raise
             message = blame.summary(error)

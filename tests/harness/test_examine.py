@@ -254,6 +254,7 @@ def test_reference_bug_is_not_blamed_on_the_kernel(known: Registry) -> None:
         ("raise ValueError('no')", "ValueError: no"),
         ("raise ValueError('\\n\\n  first\\nsecond')", "ValueError: first"),
         ("raise RuntimeError", "RuntimeError: no message"),
+        ("raise SystemExit(3)", "SystemExit: 3"),
         ("x.new_empty(2).view(3)", r"RuntimeError: shape '\[3\]' is invalid for input of size 2"),
         ("torch.empty(-1)", "RuntimeError: .*negative dimension.*"),
         ("triton.next_power_of_2(None)", "TypeError: .*"),

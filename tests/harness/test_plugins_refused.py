@@ -198,6 +198,8 @@ def test_names_of_others() -> None:
 CHANGES = {
     "strategy=lambda domain: [1]": "strategy of other returns a list of 1: must be a Hypothesis strategy of ScaleCase",
     "presets=lambda: OP.presets(None)": "presets of other raised TypeError: ",
+    "strategy=lambda domain: exit(7)": "strategy of other raised SystemExit: 7",
+    "strategy=lambda domain: st.builds(exit)": "the strategy of other raised SystemExit: ",
     "strategy=lambda domain: st.just(3)": "the strategy of other drew 3: must be a ScaleCase",
     "strategy=lambda domain: st.builds(ScaleCase, columns=st.just(0))": "the strategy of other raised CaseError: columns=0: ",
     "strategy=lambda domain: st.builds(ScaleCase, factor=st.just(float('nan')))": "the strategy of other drew ScaleCase(rows=1, ",
