@@ -36,8 +36,13 @@ def register() -> None:
     """
     parent = settings.get_profile("default")
     for name, differences in _PROFILES.items():
-        if not _is_registered(name):
+        if not is_registered(name):
             settings.register_profile(name, parent=parent, **_COMMON, **differences)
+
+
+def names() -> tuple[str, ...]:
+    """Our profiles."""
+    return tuple(_PROFILES)
 
 
 def is_nightly() -> bool:
@@ -45,7 +50,8 @@ def is_nightly() -> bool:
     return (settings.get_current_profile_name() or "").startswith(NIGHTLY)
 
 
-def _is_registered(name: str) -> bool:
+def is_registered(name: str) -> bool:
+    """Whether Hypothesis knows a profile of that name."""
     try:
         settings.get_profile(name)
     except InvalidArgument:

@@ -33,10 +33,13 @@ def pytest_configure(config: pytest.Config) -> None:
     """Check the options; register our profiles before the plug-in of Hypothesis loads the one that was asked for."""
     config.stash[options.KEY] = options.read(config)
     # Spelt out rather than imported: the module that registers them imports Hypothesis.
-    if str(config.getoption("--hypothesis-profile", None) or "").startswith("tridiff-"):
+    profile = str(config.getoption("--hypothesis-profile", None) or "")
+    if profile.startswith("tridiff-"):
         from tridiff.harness import profiles
 
         profiles.register()
+        if not profiles.is_registered(profile):  # the plug-in of Hypothesis would end in a traceback
+            raise pytest.UsageError(f"--hypothesis-profile={profile}: no such profile; ours: {', '.join(profiles.names())}")
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:

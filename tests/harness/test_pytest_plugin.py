@@ -71,6 +71,18 @@ def test_profile_can_be_asked_for(pytester: pytest.Pytester, monkeypatch: pytest
     result.assert_outcomes(passed=1)
 
 
+@pytest.mark.parametrize("order", [("hypothesispytest", PLUGIN[1]), (PLUGIN[1], "hypothesispytest")], ids="-".join)
+def test_profile_that_we_do_not_have(host: Host, order: tuple[str, str]) -> None:
+    """A name that begins as ours do and is none is one line."""
+    result = host("", *(word for name in order for word in ("-p", name)), "--hypothesis-profile=tridiff-nigthly")
+
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert result.stderr.lines == [
+        "ERROR: --hypothesis-profile=tridiff-nigthly: no such profile; ours: tridiff-dev, tridiff-ci, tridiff-nightly",
+        "",
+    ]
+
+
 def test_profiles_are_registered_once() -> None:
     """Registering again changes nothing: a host project may have changed a profile of ours on purpose."""
     before = [settings.get_profile(name) for name in ("tridiff-dev", "tridiff-ci", "tridiff-nightly")]
