@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import signal
 import sys
 import traceback
@@ -83,6 +84,8 @@ def fuzz(
     as_json: JsonOption = False,
 ) -> int:
     """Draw hostile but legal cases, run each kernel beside its reference, report every way it goes wrong."""
+    if seconds is not None and not math.isfinite(seconds):
+        raise UsageError(f"--seconds {seconds}: must be a finite number; the run ends with Ctrl-C as well")
     registry = _registry(plugin, target)
     from tridiff.harness import repro
     from tridiff.harness.report.fuzzing import FuzzReport
@@ -124,7 +127,8 @@ def prove(
     from tridiff.harness.report import document, text
 
     if as_json:
-        _stdout().print_json(json.dumps(document.prove_document(proofs, registry.plugins)))
+        found = document.prove_document(proofs, spec, seed, max_examples, registry.plugins, interrupted=interrupted)
+        _stdout().print_json(json.dumps(found))
     else:
         _stdout().print(text.prove_table(proofs))
         missed = [proof.fault.name for proof in proofs if not proof.caught]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tridiff.harness.api import CHECKS, SCHEMA, Finding, to_json
+from tridiff.harness.engines.spec import EngineSpec
 from tridiff.harness.registry import Registry
 from tridiff.harness.repro import as_json, command
 from tridiff.harness.runner.events import Tally
@@ -69,11 +70,18 @@ def finding_document(finding: Finding, session: Session, file: Path | None, *, s
     }
 
 
-def prove_document(proofs: list[Proof], plugins: Iterable[str] = ()) -> dict[str, Any]:
-    """One entry a Fault; `plugins` as they were given."""
+def prove_document(
+    proofs: list[Proof], spec: EngineSpec, seed: int, examples: int, plugins: Iterable[str] = (), *, interrupted: bool = False
+) -> dict[str, Any]:
+    """One entry a Fault; `plugins` as they were given. Where `interrupted`, those Faults alone that were tried."""
     return {
         "schema": SCHEMA,
+        "seed": seed,
+        "engine": spec.name,
+        "target": spec.target,
         "plugins": list(plugins),
+        "max_examples": examples,
+        "interrupted": interrupted,
         "faults": [
             {
                 "fault": proof.fault.name,

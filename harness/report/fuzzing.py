@@ -14,6 +14,9 @@ from tridiff.harness.report.progress import Progress, progress
 from tridiff.harness.runner.events import Event, FindingMinimal, FindingSeen, Tally
 from tridiff.harness.runner.session import Session
 
+WIDE = 100
+"""Columns of a terminal below which the closing table leaves out the Op."""
+
 
 class FuzzReport:
     """Listens to a session; writes case files to `folder` the moment a finding is seen, and again once it is minimal."""
@@ -65,7 +68,9 @@ class FuzzReport:
             plugins = session.registry.plugins_for(finding.kernel)
             block = text.finding_text(finding, file=self._files.get(signature), hits=hits, shrunk=shrunk, plugins=plugins)
             self._out.print(block, soft_wrap=True)
-        self._out.print(text.fuzz_table(session.kernels, session.tallies, session.findings.values(), session.elapsed))
+        wide = self._out.width >= WIDE
+        table = text.fuzz_table(session.kernels, session.tallies, session.findings.values(), session.elapsed, with_op=wide)
+        self._out.print(table)
         for line in text.reasons_text(session.tallies):
             self._say(line)
         self._say(self._verdict(session))

@@ -53,19 +53,25 @@ def finding_text(finding: Finding, *, file: Path | None, hits: int = 1, shrunk: 
     return text
 
 
-def fuzz_table(kernels: Iterable[Kernel], tallies: Mapping[str, Tally], findings: Iterable[Finding], elapsed: float) -> Table:
-    """One row a kernel: what was run, how fast, how close to the bound, and what was found."""
+def fuzz_table(
+    kernels: Iterable[Kernel], tallies: Mapping[str, Tally], findings: Iterable[Finding], elapsed: float, *, with_op: bool = True
+) -> Table:
+    """One row a kernel: what was run, how fast, how close to the bound, and what was found.
+
+    `with_op`: whether there is room for the Op, which the kernel implies.
+    """
     found = [finding.kernel for finding in findings]
     table = Table()
-    table.add_column("op", overflow="fold")
+    if with_op:
+        table.add_column("op", overflow="fold")
     table.add_column("kernel", overflow="fold")
     for heading in ("cases", "cases/s", "spec.", "worst ratio", "inconcl.", "not judged", "findings"):
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", no_wrap=" " not in heading)
     for kernel in kernels:
         tally = tallies.get(kernel.name, Tally())
         speed = (tally.examples + tally.shrink_runs) / elapsed if elapsed > 0 else 0.0
         table.add_row(
-            kernel.op,
+            *([kernel.op] if with_op else []),
             kernel.name,
             str(tally.examples),
             f"{speed:.1f}",

@@ -269,8 +269,11 @@ def test_prove_document(invoke: Invoke, known: Registry) -> None:
 
     result = invoke("prove", "--kernel", "scale", "--max-examples", 10, "--json")
 
-    caught, missed = json.loads(result.out)["faults"]
+    document = json.loads(result.out)
+    caught, missed = document["faults"]
     assert result.code == cli.Exit.FINDINGS
+    assert (document["engine"], document["target"], document["seed"]) == ("cpu", "gfx942", 0)
+    assert (document["max_examples"], document["interrupted"]) == (10, False)
     assert (caught["fault"], caught["expected"], caught["caught_by"]) == ("factor_off", ["mismatch"], "mismatch")
     assert caught["shrunk"] is True
     assert caught["case"]["columns"] == 1
@@ -328,6 +331,7 @@ def test_wrong_value(invoke: Invoke, arguments: list[str], message: str) -> None
         (["fuzz", "--seconds", "-1"], "--seconds"),
         (["fuzz", "--seconds", "0"], "--seconds"),
         (["fuzz", "--seconds", "nan"], "--seconds"),
+        (["fuzz", "--seconds", "inf"], "--seconds"),
         (["fuzz", "--seconds", "soon"], "--seconds"),
         (["fuzz", "--seed", "first"], "--seed"),
         (["fuzz", "--seed"], "--seed"),

@@ -21,6 +21,7 @@ from toy.strategies.scale import ScaleCase
 from tridiff.harness import cli
 from tridiff.harness import registry as registries
 from tridiff.harness.api import Finding
+from tridiff.harness.engines.spec import EngineSpec
 from tridiff.harness.report import document, text
 from tridiff.harness.runner.events import Tally
 from tridiff.harness.runner.prove import Proof
@@ -69,9 +70,9 @@ TALLIES = {
 }
 
 
-def shown(renderable: RenderableType) -> str:
-    """The renderable on a plain console of fixed width, without the blanks that fill its lines."""
-    console = Console(file=io.StringIO(), width=WIDTH, color_system=None, legacy_windows=False)
+def shown(renderable: RenderableType, width: int = WIDTH) -> str:
+    """The renderable on a plain console of `width` columns, without the blanks that fill its lines."""
+    console = Console(file=io.StringIO(), width=width, color_system=None, legacy_windows=False)
     console.print(renderable, soft_wrap=not hasattr(renderable, "columns"))
     output = console.file
     assert isinstance(output, io.StringIO)
@@ -125,6 +126,19 @@ def test_fuzz_table(snapshot: SnapshotAssertion) -> None:
     assert "\n".join([shown(table), *text.reasons_text(TALLIES)]) == snapshot
 
 
+def test_fuzz_table_in_a_narrow_terminal() -> None:
+    """At 80 columns the Op is left out, and no heading or number is cut."""
+    known = registry()
+    table = text.fuzz_table(known.select([], []), TALLIES, [FINDING, SILENT], elapsed=60.0, with_op=False)
+
+    said = shown(table, 80)
+
+    assert "\u2026" not in said
+    assert max(map(len, said.splitlines())) <= 80
+    for heading in ("kernel", "cases/s", "inconcl.", "judged", "findings"):
+        assert heading in said
+
+
 def test_prove_table(snapshot: SnapshotAssertion) -> None:
     """A fault that was caught, one whose case is not fully shrunk, and one that was missed."""
     faults = registry().faults["scale"]
@@ -135,7 +149,7 @@ def test_prove_table(snapshot: SnapshotAssertion) -> None:
     ]
 
     assert shown(text.prove_table(proofs)) == snapshot
-    assert json.dumps(document.prove_document(proofs), indent=2) == snapshot(name="json")
+    assert json.dumps(document.prove_document(proofs, EngineSpec(), 7, 200, interrupted=True), indent=2) == snapshot(name="json")
 
 
 def test_clean_run(read: Read, snapshot: SnapshotAssertion) -> None:
