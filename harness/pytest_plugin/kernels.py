@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tridiff.harness import config as machine
-from tridiff.harness.engines.spec import DEFAULT_TARGET
+from tridiff.harness.engines.spec import DEFAULT_TARGET, UsageError
 from tridiff.harness.pytest_plugin import options
 
 if TYPE_CHECKING:
@@ -29,7 +29,10 @@ def registry(config: pytest.Config) -> Registry:
             given = config.stash[options.KEY]
             # What is imported is told one target: the first, where there are several.
             target = given.targets[0] if given.targets else DEFAULT_TARGET
-            config.stash[_REGISTRY] = plugins.load(given.plugins, target=target)
+            try:
+                config.stash[_REGISTRY] = plugins.load(given.plugins, target=target)
+            except UsageError as error:  # what it advises is an option of the command line; here that has another name
+                raise UsageError(str(error).replace(" --plugin ", " --tridiff-plugin ")) from error
     return config.stash[_REGISTRY]
 
 

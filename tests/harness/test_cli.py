@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import torch
 import triton
+from rich.console import Console
 from toy.family import registry
 
 from tridiff.harness import cli
@@ -155,6 +156,17 @@ def test_time_limit(invoke: Invoke) -> None:
 
     assert result.code == cli.Exit.CLEAN
     assert 1.0 <= time.monotonic() - started < 10.0
+
+
+@pytest.mark.parametrize(("columns", "op"), [(80, False), (120, True)])
+def test_narrow_terminal(invoke: Invoke, monkeypatch: pytest.MonkeyPatch, columns: int, *, op: bool) -> None:
+    """Where there is no room for it the closing table leaves out the op; nothing else is cut."""
+    monkeypatch.setattr(cli, "_stdout", lambda: Console(width=columns, highlight=False))
+
+    result = invoke("fuzz", "--kernel", "scale", "--max-examples", 1)
+
+    assert ("┃ op " in result.out) is op
+    assert "\u2026" not in result.out
 
 
 def test_json_agrees_with_the_text(invoke: Invoke) -> None:

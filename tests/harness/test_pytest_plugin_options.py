@@ -183,6 +183,19 @@ def test_missing_package_or_broken_plugin(host: Host, monkeypatch: pytest.Monkey
     assert not [line for line in result.outlines if line.startswith("E ")]
 
 
+def test_advice_names_the_option_of_pytest(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the command line calls `--plugin` is `--tridiff-plugin` here."""
+
+    def broken(*_: object, **__: object) -> Registry:
+        raise UsageError("plug-in mine of x 1: raised; repair it, or leave it out with --plugin no:mine")
+
+    monkeypatch.setattr(plugins, "load", broken)
+
+    result = host(EVERY_KERNEL)
+
+    assert lines_of(result, "tridiff: plug-in mine of x 1: raised; repair it, or leave it out with --tridiff-plugin no:mine")
+
+
 def test_broken_plugin_on_the_command_line(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     """A plug-in that was named on the command line is loaded before anything is collected."""
     monkeypatch.setattr(plugins, "load", unusable)
