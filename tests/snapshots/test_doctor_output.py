@@ -26,7 +26,7 @@ PYTEST = Package(name="pytest", version=None, minimum="8.4", problem="pytest is 
 def host_of(form: str, visible: Mapping[str, str], *packages: Package, container: str | None = None) -> Host:
     """A machine of 16 cores with these packages."""
     return Host(
-        tridiff=Installation(version="0.1.0", form=form, folder="/work/tridiff", source="0123abcd"),
+        tridiff=Installation(version="0.1.0", form=form, folder="/src/tridiff", source="0123abcd"),
         machine=Machine(
             python="3.12.3", executable="/usr/bin/python3", platform="Linux-6.8", cores=16, memory=128 * GIB, container=container
         ),
@@ -50,7 +50,7 @@ def rocm_machine() -> Diagnosis:
     facts: dict[str, Facts] = {section: {} for section in SECTIONS}
     facts["torch"] = {"version": "2.9.0+rocm6.4", "build": "ROCm 6.4.43484"}
     facts["triton"] = {"version": "3.5.1", "distributions": ["pytorch-triton-rocm"], "backends": ["amd", "nvidia"]}
-    facts["cache"] = {"folder": "/root/.triton/cache", "used": True, "free": 10 * GIB}
+    facts["cache"] = {"folder": "/home/user/.triton/cache", "used": True, "free": 10 * GIB}
     facts["families"] = {"ops": ["scale"], "kernels": ["scale", "scale_wrong"]}
     facts["devices"] = {"devices": [gpu, gpu]}
     facts |= {f"target:{name}": target_of(name) for name in TARGETS}
