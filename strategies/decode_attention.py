@@ -52,7 +52,7 @@ class DecodeAttentionCase:
     `head_dim_v` (Lv); `seq_lens`, the keys of each row; `num_kv_splits`; `logit_cap`, 0 for none; `scale_factor`, by which
     sm_scale exceeds 1 / sqrt(Lk); `dtype` of queries and caches, `output_dtype` ("same" or "float32"), `seq_lens_dtype`;
     `cache_dtype`, "same" or an FP8 format, and with the latter `k_scale` and `v_scale`, by which codes are multiplied;
-    `is_mla`, whether values are the first `head_dim_v` columns of the keys; `platform`, whose tile rules apply.
+    `scale_form`, how these reach the launcher, see `fp8.SCALE_FORMS`; `is_mla`, whether values are the first `head_dim_v` columns of the keys; `platform`, whose tile rules apply.
 
     Where it all lies: `page_size` tokens per page; `page_order` and `page_sharing`, see `paging.assign_pages`; `table_tail`
     unused columns of the block table; `key_layout` and `value_layout`, see `layouts.CacheShape.strides`; `query_layout`,
@@ -92,6 +92,7 @@ class DecodeAttentionCase:
     cache_dtype: str = "same"
     k_scale: float = 1.0
     v_scale: float = 1.0
+    scale_form: str = "scalar"
     output_dtype: str = "same"
     seq_lens_dtype: str = "int32"
     logit_cap: float = 0.0
@@ -120,6 +121,10 @@ class DecodeAttentionCase:
             self._check_mla()
 
     def _check_scales(self) -> None:
+        require(
+            fp8.form_fits(self.scale_form, self.cache_dtype, self.k_scale, self.v_scale),
+            f"scale_form={self.scale_form!r}: must be combined with {_FORM_NEEDS.get(self.scale_form)}",
+        )
         if self.cache_dtype == "same":
             for field in ("k_scale", "v_scale"):
                 scale = getattr(self, field)
@@ -187,6 +192,7 @@ _CHOICES: Mapping[str, Iterable[object]] = {
     "lse_layout": layouts.LSE_LAYOUTS,
     "table_layout": layouts.TABLE_LAYOUTS,
     "dtype": DTYPES,
+    "scale_form": fp8.SCALE_FORMS,
     "cache_dtype": CACHE_DTYPES,
     "output_dtype": OUTPUT_DTYPES,
     "seq_lens_dtype": SEQ_LENS_DTYPES,
@@ -197,6 +203,12 @@ _CHOICES: Mapping[str, Iterable[object]] = {
 _FAR_NEEDS = {
     "pages": "layouts other than 'heads_outermost'",
     "heads": "a layout 'heads_outermost' and num_kv_heads of at least 3",
+}
+
+_FORM_NEEDS = {
+    "vector": "an FP8 format as cache_dtype",
+    "absent": "an FP8 format as cache_dtype and a k_scale or v_scale of 1.0",
+    "unread": "cache_dtype='same'",
 }
 
 
@@ -248,7 +260,10 @@ def _cases(
     total = sum(shape.elements(drawn[f"{name}_layout"], drawn["gap"]) for name, shape in caches.items())
     drawn |= draw(_types(**types, narrow=total * 4 > budget.cache_bytes))
     seed = draw(choose(SEEDS))
-    return DecodeAttentionCase(**drawn, platform=domain.platform, seed=seed, **layouts.placement_fields(seed))
+    drawn |= layouts.placement_fields(seed)
+    scales = {name: drawn[name] for name in ("k_scale", "v_scale") if name in drawn}
+    form = fp8.scale_form(seed, drawn["cache_dtype"], **scales)
+    return DecodeAttentionCase(**drawn, platform=domain.platform, scale_form=form, seed=seed)
 
 
 _NARROW = 2
@@ -411,12 +426,19 @@ def _seq_lens(case: DecodeAttentionCase, arena: Arena) -> torch.Tensor:
 
 
 def _scale_tensors(case: DecodeAttentionCase, arena: Arena) -> dict[str, torch.Tensor | None]:
-    """`k_scale` and `v_scale`, float32 of no dimension; None unless the caches hold FP8, one tensor for latent attention."""
-    if case.cache_dtype == "same":
-        return {"k_scale": None, "v_scale": None}
-    k_scale = arena.tensor("k_scale", (), torch.float32).fill_(case.k_scale)
-    v_scale = k_scale if case.is_mla else arena.tensor("v_scale", (), torch.float32).fill_(case.v_scale)
-    return {"k_scale": k_scale, "v_scale": v_scale}
+    """`k_scale` and `v_scale`, float32 of one element or None; one tensor for latent attention."""
+    k_scale = _scale_tensor(case, arena, "k_scale")
+    return {"k_scale": k_scale, "v_scale": k_scale if case.is_mla else _scale_tensor(case, arena, "v_scale")}
+
+
+def _scale_tensor(case: DecodeAttentionCase, arena: Arena, name: str) -> torch.Tensor | None:
+    """The scale `name` in the case's form, see `fp8.SCALE_FORMS`."""
+    scale: float = getattr(case, name)
+    if case.scale_form == "unread":
+        return arena.tensor(name, (), torch.float32)
+    if case.cache_dtype == "same" or (case.scale_form == "absent" and scale == 1.0):
+        return None
+    return arena.tensor(name, (1,) if case.scale_form == "vector" else (), torch.float32).fill_(scale)
 
 
 def _outputs(case: DecodeAttentionCase, arena: Arena) -> dict[str, torch.Tensor]:

@@ -33,6 +33,10 @@ K_SCALES = {1.0: 1, 0.37: 4, 1.7: 4, 0.25: 1, 4.0: 1, 2.0**-6: 1, 2.0**6: 1, 2.0
 V_SCALES = {1.0: 1, 0.37: 3, 1.7: 3, 0.25: 1, 4.0: 1, 2.0**-6: 1, 2.0**6: 1, 2.0**-10: 1}
 """Powers of two and others."""
 
+SCALE_FORMS = ("scalar", "vector", "absent", "unread")
+"""How scales reach the launcher. Of FP8 caches, as tensors of no dimension or of one; "absent": None for every scale that is 1.
+Of other caches, as None; "unread": as tensors all the same, which hold poison."""
+
 _SAME = 17
 _MOST_CODE = 0.25
 _LEAST_CODE = 2.0**-6
@@ -58,6 +62,26 @@ def cache_types(draw: st.DrawFn, target: str) -> dict[str, Any]:
     if cache_dtype == "same":
         return {"cache_dtype": cache_dtype}
     return {"cache_dtype": cache_dtype, "k_scale": draw(choose(K_SCALES)), "v_scale": draw(choose(V_SCALES))}
+
+
+def scale_form(seed: int, cache_dtype: str, k_scale: float = 1.0, v_scale: float = 1.0) -> str:
+    """Which of `SCALE_FORMS`, told by the seed: no choice of its own, that other fields would have to shrink around.
+
+    A tensor that holds 1 shows nothing that other scales do not, so with one "absent" comes 7 times in 8; "vector" 3 times in 8,
+    "unread" once in 4; for seed 0 "scalar", the simplest.
+    """
+    if cache_dtype == "same":
+        return "unread" if seed % 4 == 3 else "scalar"
+    if 1.0 in (k_scale, v_scale):
+        return "absent" if seed % 8 else "scalar"
+    return "vector" if seed % 8 in {2, 5, 7} else "scalar"
+
+
+def form_fits(form: str, cache_dtype: str, k_scale: float, v_scale: float) -> bool:
+    """Whether the scales can take that form: see `SCALE_FORMS`."""
+    if cache_dtype == "same":
+        return form in {"scalar", "unread"}
+    return {"absent": 1.0 in (k_scale, v_scale), "unread": False}.get(form, True)
 
 
 def suits(cache_dtype: str, scale: float, sigma: float) -> bool:

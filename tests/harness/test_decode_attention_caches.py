@@ -100,6 +100,15 @@ def test_presets_name_their_model() -> None:
             {"cache_dtype": "float8_e5m2", "dtype": "float16", "v_scale": 4.0},
             "k_scale=1.0, v_scale=4.0: float8_e5m2 times that overflows float16",
         ),
+        ({"scale_form": "vector"}, "scale_form='vector': must be combined with an FP8 format as cache_dtype"),
+        (
+            {"scale_form": "absent", "cache_dtype": "float8_e5m2", "k_scale": 0.5, "v_scale": 0.5},
+            "scale_form='absent': must be combined with an FP8 format as cache_dtype and a k_scale or v_scale of 1.0",
+        ),
+        (
+            {"scale_form": "unread", "cache_dtype": "float8_e5m2"},
+            "scale_form='unread': must be combined with cache_dtype='same'",
+        ),
         ({"is_mla": True, "num_kv_heads": 2}, "num_kv_heads=2: must be 1 with is_mla"),
         ({"is_mla": True, "head_dim_v": 17}, "head_dim_v=17: must be at most head_dim=16 with is_mla"),
         ({"is_mla": True, "key_layout": "flat"}, "value_layout='packed': must be key_layout='flat' with is_mla"),
@@ -159,6 +168,30 @@ def test_scales_are_tensors_of_fp8_caches_alone() -> None:
     assert (plain["k_scale"], plain["v_scale"]) == (None, None)
     assert [scaled[name].item() for name in ("k_scale", "v_scale")] == [0.5, 1.0]
     assert all(scaled[name].dtype == torch.float32 for name in ("k_scale", "v_scale"))
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"scale_form": "vector"}, [(1,), (1,)]),
+        ({"scale_form": "absent"}, [None, ()]),
+        ({"scale_form": "absent", "v_scale": 1.0}, [None, None]),
+        ({"scale_form": "absent", "v_scale": 1.0, "is_mla": True}, [None, None]),
+        ({"scale_form": "unread", "cache_dtype": "same", "v_scale": 1.0}, [(), ()]),
+        ({"scale_form": "unread", "cache_dtype": "same", "v_scale": 1.0, "is_mla": True}, [(), ()]),
+    ],
+)
+def test_forms_of_scales(fields: dict[str, Any], expected: list[tuple[int, ...] | None]) -> None:
+    """Of one element or None; those that nobody may read hold poison. Latent attention has one tensor for both."""
+    case = Case(**{"cache_dtype": "float8_e4m3fn", "v_scale": 1.7} | fields)
+    inputs = build(case, Arena())
+    scales = [inputs[name] for name in ("k_scale", "v_scale")]
+
+    assert [None if scale is None else tuple(scale.shape) for scale in scales] == expected
+    for scale, value in zip(scales, (case.k_scale, case.v_scale), strict=True):
+        if scale is not None:
+            assert scale.isnan().all() if case.scale_form == "unread" else scale.item() == pytest.approx(value)
+    assert not case.is_mla or scales[0] is scales[1]
 
 
 def is_spread(case: Case) -> bool:

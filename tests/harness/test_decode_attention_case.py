@@ -255,6 +255,9 @@ TRIGGERS: dict[str, Predicate] = {
     "e4m3fn": lambda c: c.cache_dtype == "float8_e4m3fn",
     "e5m2": lambda c: c.cache_dtype == "float8_e5m2",
     "a scale": lambda c: c.k_scale not in {1.0, c.v_scale},
+    "a scale that is not given": lambda c: c.scale_form == "absent",
+    "scales of one dimension": lambda c: c.scale_form == "vector",
+    "scales beside a cache without codes": lambda c: c.scale_form == "unread",
     "FP8 beside float32 queries": lambda c: c.cache_dtype != "same" and c.dtype == "float32",
 }
 
