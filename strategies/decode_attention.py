@@ -270,12 +270,16 @@ _NARROW = 2
 """Bytes of a 16-bit element: pages are counted in these, and float32 is offered where it fits as well."""
 
 
+_FEW_SPLITS = 4
+"""As many splits are always on offer. With 128 heads of 512 columns the scratch of five rows then takes 5 MiB."""
+
+
 @st.composite
 def _extents(draw: st.DrawFn, shape: Mapping[str, Any], page_sizes: Weights[int], budget: Budget) -> dict[str, Any]:
     """`num_kv_splits`, `page_size` and `seq_lens`, as the heads and widths of `shape` leave room for."""
     num_heads = shape["num_kv_heads"] * shape["group_size"]
     widths = shape["head_dim"] + shape["head_dim_v"]
-    most_splits = budget.split_elements // (num_heads * max(shape["head_dim_v"] + 1, 64))
+    most_splits = max(_FEW_SPLITS, budget.split_elements // (num_heads * max(shape["head_dim_v"] + 1, 64)))
     splits = draw(choose(NUM_KV_SPLITS, lambda splits: splits <= most_splits))
     # Half of the memory for packed pages: the gaps of the layouts get the other half.
     token = shape["head_dim"] if shape["is_mla"] else shape["num_kv_heads"] * widths

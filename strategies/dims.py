@@ -35,8 +35,9 @@ SMALLEST = 16
 KV_LORA_RANKS = {16: 5, 17: 1, 64: 6, 72: 1, 128: 5, 192: 2, 256: 6, 512: 5}
 """Widths Lv of latent caches."""
 
-ROPE_DIMS = {16: 4, 32: 4, 64: 8, 128: 2, 0: 2, 1: 1, 2: 1, 4: 1, 8: 1}
-"""Lk - Lv. Fewer than 16 columns are too narrow for NVIDIA's matrix instructions, but not for AMD's."""
+ROPE_DIMS = {16: 4, 32: 3, 64: 7, 128: 1, 0: 2, 24: 2, 96: 2, 1: 1, 2: 1, 4: 1, 8: 1}
+"""Lk - Lv. Fewer than 16 columns are too narrow for NVIDIA's matrix instructions, but not for AMD's. 24 and 96 are no powers of
+two: there, and on NVIDIA only there, the last columns of the PE slab are padding."""
 
 
 @st.composite
