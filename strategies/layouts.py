@@ -45,7 +45,7 @@ STORAGES = ("small", "large")
 """Whether a cache's storage exceeds 2 GiB, as production's do: on AMD Triton compiles smaller ones separately."""
 LARGE_STORAGE_BYTES = 2**31 + 2**20
 
-FAR = {"none": 14, "pages": 1, "heads": 14}
+FAR = {"none": 14, "pages": 2, "heads": 14}
 """What lies beyond `FAR_ELEMENTS`; "pages" and "heads" are never on offer together, see `far_fits`."""
 
 FAR_ELEMENTS = 2**31
@@ -157,7 +157,7 @@ def cache_fields(draw: st.DrawFn, key: CacheShape, value: CacheShape, *, element
 
 LATENT_LAYOUTS = {"packed": 7, "page_gap": 3, "token_gap": 2, "every_gap": 1, "cross_layer": 4, "flat": 3, "flat_token_gap": 1}
 """Those of a cache with one head and nothing beside it."""
-LATENT_FAR = {"none": 15, "pages": 1}
+LATENT_FAR = {"none": 15, "pages": 2}
 
 
 @st.composite
