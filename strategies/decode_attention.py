@@ -52,7 +52,8 @@ class DecodeAttentionCase:
     `head_dim_v` (Lv); `seq_lens`, the keys of each row; `num_kv_splits`; `logit_cap`, 0 for none; `scale_factor`, by which
     sm_scale exceeds 1 / sqrt(Lk); `dtype` of queries and caches, `output_dtype` ("same" or "float32"), `seq_lens_dtype`;
     `cache_dtype`, "same" or an FP8 format, and with the latter `k_scale` and `v_scale`, by which codes are multiplied;
-    `scale_form`, how these reach the launcher, see `fp8.SCALE_FORMS`; `is_mla`, whether values are the first `head_dim_v` columns of the keys; `platform`, whose tile rules apply.
+    `scale_form`, how these reach the launcher, see `fp8.SCALE_FORMS`; `is_mla`, whether values are the first `head_dim_v`
+    columns of the keys; `platform`, whose tile rules apply.
 
     Where it all lies: `page_size` tokens per page; `page_order` and `page_sharing`, see `paging.assign_pages`; `table_tail`
     unused columns of the block table; `key_layout` and `value_layout`, see `layouts.CacheShape.strides`; `query_layout`,

@@ -183,7 +183,8 @@ def test_scales_are_tensors_of_fp8_caches_alone() -> None:
 )
 def test_forms_of_scales(fields: dict[str, Any], expected: list[tuple[int, ...] | None]) -> None:
     """Of one element or None; those that nobody may read hold poison. Latent attention has one tensor for both."""
-    case = Case(**{"cache_dtype": "float8_e4m3fn", "v_scale": 1.7} | fields)
+    defaults: dict[str, Any] = {"cache_dtype": "float8_e4m3fn", "v_scale": 1.7}
+    case = Case(**defaults | fields)
     inputs = build(case, Arena())
     scales = [inputs[name] for name in ("k_scale", "v_scale")]
 
