@@ -41,7 +41,19 @@ def check_op(op: Any, reference: Any) -> None:
     for part, takes in (("strategy", "domain"), ("presets", "domain"), ("build", "case, arena")):
         if not callable(getattr(op, part)):
             raise UsageError(f"op {op.name!r}: {part} is {_shown(getattr(op, part))}: must be a function ({takes})")
+    if not (op.within is None or callable(op.within)):
+        raise UsageError(f"op {op.name!r}: within is {_shown(op.within)}: must be a function (case, domain), or None")
+    _check_models(op)
     _check_case(op)
+
+
+def _check_models(op: Op) -> None:
+    models: Any = op.models
+    if not isinstance(models, Mapping):
+        raise UsageError(f"op {op.name!r}: models is {_shown(models)}: must map the name of each model to those of its variants")
+    for name, variants in models.items():
+        if not (isinstance(name, str) and isinstance(variants, tuple) and all(isinstance(each, str) for each in variants)):
+            raise UsageError(f"op {op.name!r}: models has {name!r}: {_shown(variants)}: must be a name with a tuple of names")
 
 
 def _check_case(op: Op) -> None:
