@@ -32,6 +32,8 @@ ROUND = 400
 """Examples of one Hypothesis run; a new one starts from small cases again."""
 PRESET_SHARE = 5
 """One in this many examples of a run is a preset, and they come first."""
+BY_CHOICES = 40
+"""Most Cases that Hypothesis may run to shrink one Finding; the fields of the Case need fewer for what is left."""
 SHRINK_SECONDS = 60.0
 """Time to minimise one Finding."""
 
@@ -164,6 +166,7 @@ class _Hunt:
         self._deadline = deadline
         self._by_choices = by_choices
         self._drawn = 0
+        self._tried = 0
         self._outcomes: dict[Any, Outcome] = {}
         self._target: str | None = None
         self._best: Finding | None = None
@@ -226,9 +229,13 @@ class _Hunt:
             self._campaign.listener(FindingSeen(finding=finding, examples=self._at))
 
     def _shrink(self, case: Any) -> None:
-        if case not in self._outcomes and time.monotonic() > self._shrink_deadline:
-            self._cut_short = True
-            return
+        if case not in self._outcomes:
+            if time.monotonic() > self._shrink_deadline:
+                self._cut_short = True
+                return
+            if self._tried >= BY_CHOICES:
+                return
+            self._tried += 1
         outcome = self._examined(case, shrinking=True)
         if isinstance(outcome, Found) and outcome.finding.signature() == self._target:
             self._best = outcome.finding
