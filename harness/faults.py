@@ -5,9 +5,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import importlib
-import importlib.util
 import itertools
-import sys
 import tempfile
 from collections.abc import Iterator
 from functools import lru_cache
@@ -17,6 +15,7 @@ from types import ModuleType
 from tridiff.harness.api import Fault, Kernel
 from tridiff.harness.capture import targeting
 from tridiff.harness.engines.spec import DEFAULT_TARGET
+from tridiff.harness.loading import executed
 
 
 class PatchError(RuntimeError):
@@ -85,17 +84,7 @@ def _twin(module: ModuleType, fault: Fault) -> ModuleType:
     path = _folder() / flat / origin.name
     path.parent.mkdir(exist_ok=True)
     path.write_text(source, encoding="utf-8")
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise PatchError(f"fault {fault.name!r}: cannot load {path}")
-    twin = importlib.util.module_from_spec(spec)
-    sys.modules[name] = twin
-    try:
-        spec.loader.exec_module(twin)
-    except BaseException:
-        del sys.modules[name]
-        raise
-    return twin
+    return executed(name, path)
 
 
 _holder: list[tempfile.TemporaryDirectory[str]] = []

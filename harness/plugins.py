@@ -9,7 +9,6 @@ judge, the run would pass.
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import os
 import re
 import sys
@@ -25,6 +24,7 @@ from tridiff.harness.blame import described
 from tridiff.harness.capture import targeting
 from tridiff.harness.declarations import is_absent
 from tridiff.harness.engines.spec import DEFAULT_TARGET, UsageError, nearest
+from tridiff.harness.loading import executed
 from tridiff.harness.registry import Registry
 
 _DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
@@ -152,17 +152,7 @@ def _executed(path: Path) -> ModuleType:
             return sys.modules[name]
         count += 1
         name = f"tridiff_plugin_{stem}_{count}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise ImportError(f"cannot load {path}")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
-    return module
+    return executed(name, path)
 
 
 def _search_last(folder: Path) -> None:

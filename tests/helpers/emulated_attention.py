@@ -50,7 +50,7 @@ class Emulation:
     rounding: dict[str, Any]
     scale: float
     cap: float = 0.0
-    hardware: Hardware = Hardware()  # noqa: RUF009  a tuple
+    hardware: Hardware = Hardware()  # noqa: RUF009 - a NamedTuple, which nobody can change
     scales: tuple[float, float] = (1.0, 1.0)
 
     def run(self, query: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
