@@ -9,7 +9,9 @@ from typing import Any
 
 CHECKS = {
     "launch": "the launcher or Triton's front end raised on a legal case",
+    "crash": "the process that ran the kernel died: a signal, an abort, an exit",
     "hang": "the kernel exceeded its step or time budget",
+    "memory": "the process that ran the kernel needed more memory than it may have",
     "assertion": "a device assertion or an assumption (tl.assume) of the kernel does not hold",
     "bounds": "a load or store fell outside the tensor that its pointer came from",
     "corruption": "memory that the Op does not declare as written has changed",
@@ -119,4 +121,15 @@ class Unsupported:
     line: str | None = None
 
 
-Outcome = Clean | Found | Skipped | Unsupported
+@dataclass(frozen=True, kw_only=True)
+class Infrastructure:
+    """The process that ran the Case died, and did not when the Case was run again alone: the machine's matter, or ours.
+
+    `reason`: how it died, one sentence. `tail`: the last lines that it wrote to standard error.
+    """
+
+    reason: str
+    tail: tuple[str, ...] = ()
+
+
+Outcome = Clean | Found | Skipped | Unsupported | Infrastructure

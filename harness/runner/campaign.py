@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
@@ -72,7 +72,8 @@ class Campaign:
     """Fuzzes one Kernel. `run` returns the minimal Findings, by signature.
 
     `accept`: which Findings count; the others are examined and ignored. `stop_at_first`: end with the first Finding.
-    `models`: draw presets of these alone, and nothing else.
+    `models`: draw presets of these alone, and nothing else. `first`: Cases to examine before any is drawn; they are not
+    part of the budget, and left out where the Op does not allow them on this target.
     """
 
     ref: KernelRef
@@ -84,6 +85,7 @@ class Campaign:
     accept: Callable[[Finding], bool] = lambda _finding: True
     stop_at_first: bool = False
     models: tuple[str, ...] = ()
+    first: Sequence[Any] = ()
     findings: dict[str, Finding] = field(default_factory=dict)
     examples: int = 0
     _rounds: int = 0
@@ -92,6 +94,7 @@ class Campaign:
         """Draw and examine until the budget is spent. KeyboardInterrupt passes through; `findings` keeps what was found."""
         started = time.monotonic()
         deadline = None if self.budget.seconds is None else started + self.budget.seconds
+        self._replay(deadline)
         presets = self._strategy("presets", self._domain)
         if self.models:
             self._hunt_all(presets, self.budget.examples, deadline, by_choices=False)
@@ -128,6 +131,13 @@ class Campaign:
         """Within this context, what is raised is the fault of whoever declared the Op."""
         return blame.declared(self.registry.source_of("op", self.op.name), f"{part} of {self.op.name}")
 
+    def _replay(self, deadline: float | None) -> None:
+        for case in self.first:
+            if _past(deadline) or (self.stop_at_first and self.findings):
+                return
+            if self.contains(case):
+                _Hunt(self, 1, deadline, by_choices=False).replay(case)
+
     def _preset_examples(self) -> int | None:
         return None if self.budget.examples is None else self.budget.examples // PRESET_SHARE
 
@@ -151,10 +161,11 @@ class Campaign:
                 raise bug.__cause__ from None
             raise
 
-    def report(self, case: Any, outcome: Outcome, *, shrinking: bool) -> None:
+    def report(self, case: Any, outcome: Outcome, *, shrinking: bool, replayed: bool = False) -> None:
         """Count and announce an examined Case."""
-        self.examples += not shrinking
-        self.listener(CaseDone(kernel=self.ref.kernel, case=case, outcome=outcome, shrinking=shrinking))
+        self.examples += not (shrinking or replayed)
+        event = CaseDone(kernel=self.ref.kernel, case=case, outcome=outcome, shrinking=shrinking, replayed=replayed)
+        self.listener(event)
 
 
 class _Hunt:
@@ -198,6 +209,16 @@ class _Hunt:
             self._cut_short = True
             self._conclude()
             raise
+        self._finish()
+
+    def replay(self, case: Any) -> None:
+        """Examine one Case that was not drawn; on a new Finding, do as `go` does."""
+        outcome = self._examined(case, shrinking=False, replayed=True)
+        if isinstance(outcome, Found) and self._is_wanted(outcome.finding):
+            self._aim(outcome.finding)
+            self._finish()
+
+    def _finish(self) -> None:
         try:
             self._minimise()
         finally:
@@ -265,12 +286,12 @@ class _Hunt:
             self._cut_short = True
             raise
 
-    def _examined(self, case: Any, *, shrinking: bool) -> Outcome:
+    def _examined(self, case: Any, *, shrinking: bool, replayed: bool = False) -> Outcome:
         if case not in self._outcomes:
             campaign = self._campaign
             with _blamed_on_us(case):
                 self._outcomes[case] = examine(campaign.ref, campaign.spec, case, campaign.registry)
-                campaign.report(case, self._outcomes[case], shrinking=shrinking)
+                campaign.report(case, self._outcomes[case], shrinking=shrinking, replayed=replayed)
         return self._outcomes[case]
 
     def _is_wanted(self, finding: Finding) -> bool:

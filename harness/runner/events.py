@@ -6,17 +6,37 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from tridiff.harness.api import Clean, Finding, Found, Outcome, Skipped, Unsupported
+from tridiff.harness.api import Clean, Finding, Found, Infrastructure, Outcome, Skipped, Unsupported
 
 
 @dataclass(frozen=True, kw_only=True)
 class CaseDone:
-    """One Case was examined. `shrinking`: it was run to minimise a Finding, not drawn as an example."""
+    """One Case was examined.
+
+    `shrinking`: it was run to minimise a Finding, not drawn as an example. `replayed`: it was not drawn, but remembered from
+    an earlier run or taken from a list.
+    """
 
     kernel: str
     case: Any
     outcome: Outcome
     shrinking: bool
+    replayed: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerDied:
+    """A process that ran a Case died, or was ended because it took too long or too much memory.
+
+    `how`: one sentence. `tail`: the last lines that it wrote to standard error. `confirming`: it was the fresh process in
+    which a death is replayed.
+    """
+
+    kernel: str
+    case: Any
+    how: str
+    tail: tuple[str, ...] = ()
+    confirming: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,21 +63,26 @@ class KernelDone:
     kernel: str
 
 
-Event = CaseDone | FindingSeen | FindingMinimal | KernelDone
+Event = CaseDone | WorkerDied | FindingSeen | FindingMinimal | KernelDone
 Listener = Callable[[Event], None]
 
 
 @dataclass
 class Tally:
-    """Counts of one kernel's run: drawn examples by outcome, specialisations met, the worst error ratio, hits by signature."""
+    """Counts of one kernel's run: examples by outcome, specialisations met, the worst error ratio, hits by signature.
+
+    `examples` are drawn; of the `replayed` cases, which are counted besides, the outcomes are counted likewise.
+    """
 
     examples: int = 0
+    replayed: int = 0
     shrink_runs: int = 0
     clean: int = 0
     inconclusive: int = 0
     failing: int = 0
     skipped: int = 0
     unsupported: int = 0
+    infrastructure: int = 0
     worst_ratio: float = 0.0
     specialisations: set[str] = field(default_factory=set)
     hits: dict[str, int] = field(default_factory=dict)
@@ -71,7 +96,8 @@ class Tally:
         if event.shrinking:
             self.shrink_runs += 1
             return
-        self.examples += 1
+        self.examples += not event.replayed
+        self.replayed += event.replayed
         match outcome:
             case Clean():
                 self.clean += 1
@@ -87,6 +113,9 @@ class Tally:
             case Unsupported():
                 self.unsupported += 1
                 self._reason(f"{outcome.reason} ({outcome.line})" if outcome.line else outcome.reason)
+            case Infrastructure():
+                self.infrastructure += 1
+                self._reason(outcome.reason)
 
     def _reason(self, reason: str) -> None:
         self.reasons[reason] = self.reasons.get(reason, 0) + 1

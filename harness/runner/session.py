@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from tridiff.harness.api import Finding, Kernel
 from tridiff.harness.engines.spec import EngineSpec
@@ -19,6 +21,7 @@ class Session:
     """Fuzzes `kernels`, each with an equal share of `budget`. State can be read while it runs.
 
     `models`: names of real models; where there are any, only presets of theirs are drawn.
+    `first`: the Cases of a kernel to examine before any is drawn.
     `tallies`: counts by kernel name. `findings`: the smallest Finding of each signature, in the order found.
     `interrupted`: whether Ctrl-C ended it early.
     """
@@ -30,6 +33,7 @@ class Session:
     listener: Listener
     registry: Registry = field(default_factory=builtin)
     models: tuple[str, ...] = ()
+    first: Callable[[Kernel], Sequence[Any]] = lambda _kernel: ()
     tallies: dict[str, Tally] = field(default_factory=dict)
     findings: dict[str, Finding] = field(default_factory=dict)
     interrupted: bool = False
@@ -56,6 +60,7 @@ class Session:
         self.tallies[kernel.name] = Tally()
         ref = KernelRef(kernel=kernel.name, plugins=self.registry.plugins)
         campaign = Campaign(ref, self.spec, self.seed, budget, self._watch, self.registry, models=self.models)
+        campaign.first = self.first(kernel)
         try:
             campaign.run()
         finally:

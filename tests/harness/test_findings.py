@@ -133,7 +133,9 @@ def test_precedence() -> None:
     """What ends a run comes before what is seen afterwards, and a cause before its consequences."""
     assert sorted(CHECKS, key=rank) == [
         "launch",
+        "crash",
         "hang",
+        "memory",
         "assertion",
         "bounds",
         "corruption",
