@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import PurePath
 
@@ -30,21 +30,31 @@ _LIBRARIES = (_HARNESS, _TRITON, *(PurePath(str(library.__file__)).parent for li
 
 def is_ours(error: BaseException) -> bool:
     """Whether our executor raised it, itself or in a library that it called; Triton's refusals are the kernel's."""
-    paths = [PurePath(frame.filename) for frame in traceback.extract_tb(error.__traceback__)]
+    return is_ours_at(frame.filename for frame in traceback.extract_tb(error.__traceback__))
+
+
+def is_ours_at(files: Iterable[str]) -> bool:
+    """Likewise, from the files of a stack, outermost first."""
+    paths = [PurePath(file) for file in files]
     # What leads to the launcher is ours, too, and raises nothing.
-    below = list(itertools.dropwhile(lambda path: path.is_relative_to(_HARNESS), paths))
+    below = list(itertools.dropwhile(lambda path: path.is_relative_to(_HARNESS) or path.name.startswith("<"), paths))
     ours = [place for place, path in enumerate(below) if path.is_relative_to(_HARNESS) and not path.is_relative_to(_CAPTURE)]
     return bool(ours) and not any(path.is_relative_to(_TRITON) for path in below[ours[-1] :])
 
 
 def line(error: BaseException) -> str | None:
     """FILE:LINE of the innermost frame that is neither ours nor a library's: the kernel author's own."""
-    for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        path = PurePath(frame.filename)
+    return author_line((frame.filename, frame.lineno or 0) for frame in reversed(traceback.extract_tb(error.__traceback__)))
+
+
+def author_line(frames: Iterable[tuple[str, int]]) -> str | None:
+    """Likewise, from file and line of each frame of a stack, innermost first."""
+    for file, number in frames:
+        path = PurePath(file)
         if path.name.startswith("<"):  # Python's own import, what a dataclass generates
             continue
         if not (_is_standard(path) or any(path.is_relative_to(library) for library in _LIBRARIES)):
-            return f"{path.name}:{frame.lineno}"
+            return f"{path.name}:{number}"
     return None
 
 

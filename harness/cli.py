@@ -8,6 +8,7 @@ import math
 import signal
 import sys
 import traceback
+from collections.abc import Iterator
 from enum import IntEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -20,8 +21,10 @@ from tridiff.harness.engines.spec import DEFAULT_TARGET, EngineSpec, UsageError,
 
 if TYPE_CHECKING:
     from tridiff.harness.api import Fault, Found
+    from tridiff.harness.isolation.process import Worker
     from tridiff.harness.registry import Registry
     from tridiff.harness.runner.events import Event
+    from tridiff.harness.runner.examiner import Examiner
     from tridiff.harness.runner.prove import Proof
 
 DEFAULT_SECONDS = 120.0
@@ -66,6 +69,16 @@ ModelOption = Annotated[
 PluginOption = Annotated[
     list[str] | None, typer.Option("--plugin", metavar="FILE", help="Python file or module with more kernels; repeatable.")
 ]
+NoIsolationOption = Annotated[
+    bool, typer.Option("--no-isolation", help="Run kernels in this process: for debuggers; a kernel that dies ends the run.")
+]
+TimeoutOption = Annotated[
+    float | None, typer.Option("--timeout", metavar="S", min=1.0, help="Seconds that one case may take [default: 60].")
+]
+MemoryOption = Annotated[
+    float | None,
+    typer.Option("--memory-limit", metavar="GIB", min=0.5, help="Memory of the process that runs a case [default: 8, or half]."),
+]
 OutOption = Annotated[Path, typer.Option("--out", metavar="DIR", help="Case files of findings go to DIR/findings.")]
 
 
@@ -81,13 +94,18 @@ def fuzz(
     model: ModelOption = None,
     plugin: PluginOption = None,
     out: OutOption = DEFAULT_OUT,
+    timeout: TimeoutOption = None,
+    memory_limit: MemoryOption = None,
+    no_isolation: NoIsolationOption = False,
     as_json: JsonOption = False,
 ) -> int:
     """Draw hostile but legal cases, run each kernel beside its reference, report every way it goes wrong."""
     if seconds is not None and not math.isfinite(seconds):
         raise UsageError(f"--seconds {seconds}: must be a finite number; the run ends with Ctrl-C as well")
+    worker = _worker(plugin, target, off=no_isolation)  # it loads torch while we do
     registry = _registry(plugin, target)
     from tridiff.harness import repro
+    from tridiff.harness.isolation.journal import Journal
     from tridiff.harness.report.fuzzing import FuzzReport
     from tridiff.harness.runner.campaign import Budget
     from tridiff.harness.runner.session import Session
@@ -100,7 +118,11 @@ def fuzz(
     report = FuzzReport(_stdout(), _stderr(), folder, as_json=as_json)
     budget = Budget(examples=max_examples, seconds=seconds)
     session = Session(kernels, spec, seed, budget, report.listen, registry, tuple(model or ()))
-    report.run(session)
+    isolation = _examining(worker, timeout, memory_limit, off=no_isolation)
+    with contextlib.closing(Journal(out)) as journal, isolation as session.examiner:
+        session.begin = journal.begin
+        session.first = lambda known: journal.cases(registry, known.name, spec.target)
+        report.run(session)
     if session.unjudged and not session.findings:
         raise UsageError(f"no case of {', '.join(session.unjudged)} could be judged: the run above says why")
     return Exit.FINDINGS if session.findings else Exit.CLEAN
@@ -115,15 +137,20 @@ def prove(
     max_examples: Annotated[int, typer.Option("--max-examples", metavar="N", min=1, help="Cases drawn per fault.")] = 200,
     seed: SeedOption = 0,
     plugin: PluginOption = None,
+    timeout: TimeoutOption = None,
+    memory_limit: MemoryOption = None,
+    no_isolation: NoIsolationOption = False,
     as_json: JsonOption = False,
 ) -> int:
     """Patch known defects into each kernel and show that the expected check catches every one."""
+    worker = _worker(plugin, target, off=no_isolation)
     registry = _registry(plugin, target)
     spec = _spec(engine, target)
     kernels = registry.select(op or [], kernel or [])
     if not any(registry.faults.get(known.name) for known in kernels):
         raise UsageError(f"no fault is registered for {', '.join(known.name for known in kernels)}: nothing could be proven")
-    proofs, interrupted = _prove(registry, kernels, spec, seed, max_examples)
+    with _examining(worker, timeout, memory_limit, off=no_isolation) as examiner:
+        proofs, interrupted = _prove(registry, kernels, spec, seed, max_examples, examiner)
     from tridiff.harness.report import document, text
 
     if as_json:
@@ -140,7 +167,9 @@ def prove(
     return Exit.CLEAN if not interrupted and all(proof.caught for proof in proofs) else Exit.FINDINGS
 
 
-def _prove(registry: Registry, kernels: list[Any], spec: EngineSpec, seed: int, examples: int) -> tuple[list[Proof], bool]:
+def _prove(
+    registry: Registry, kernels: list[Any], spec: EngineSpec, seed: int, examples: int, examiner: Examiner | None
+) -> tuple[list[Proof], bool]:
     from tridiff.harness.report.progress import progress
     from tridiff.harness.runner.events import CaseDone
     from tridiff.harness.runner.interruption import Interruption
@@ -169,6 +198,7 @@ def _prove(registry: Registry, kernels: list[Any], spec: EngineSpec, seed: int, 
             listener=listen,
             announce=announce,
             registry=registry,
+            examiner=examiner,
         )
         try:
             with interruption.watching():
@@ -182,16 +212,23 @@ def _prove(registry: Registry, kernels: list[Any], spec: EngineSpec, seed: int, 
 def repro(
     case: Annotated[Path, typer.Argument(metavar="CASE.json", help="A case file that fuzz wrote.")],
     plugin: PluginOption = None,
+    timeout: TimeoutOption = None,
+    memory_limit: MemoryOption = None,
+    no_isolation: NoIsolationOption = False,
 ) -> int:
     """Run the case of a finding again. Exit 1 if it still fails, 0 if it does not."""
     config.require_packages()
     from tridiff.harness import repro as files
-    from tridiff.harness.api import Clean, Found
+    from tridiff.harness.api import Clean, Found, Infrastructure
     from tridiff.harness.runner.examine import examine
 
-    registry = _registry(plugin, files.target_of(case))
+    target = files.target_of(case)
+    worker = _worker(plugin, target, off=no_isolation)
+    registry = _registry(plugin, target)
     found = files.read(case, registry)
-    outcome = examine(found.ref, _ready(found.spec), found.case, registry)
+    with _examining(worker, timeout, memory_limit, off=no_isolation) as examiner:
+        given = (found.ref, _ready(found.spec), found.case, registry)
+        outcome = examiner.examine(*given, shrinking=False, announce=lambda _: None) if examiner else examine(*given)
     match outcome:
         case Found():
             _say_finding(outcome, case, found.check, registry.plugins_for(outcome.finding.kernel))
@@ -199,6 +236,8 @@ def repro(
         case Clean():
             _say(f"{case}: check {found.check} does not fail any more; largest error ratio {outcome.ratio:.3f}")
             return Exit.CLEAN
+        case Infrastructure():
+            return _fail(f"{case}: {outcome.reason}; it did not when the case was run again alone", Exit.HARNESS)
     raise UsageError(f"{case}: cannot be judged on this machine: {outcome.reason}")
 
 
@@ -232,6 +271,30 @@ def _registry(plugins: list[str] | None, target: str = DEFAULT_TARGET) -> Regist
 
     with contextlib.redirect_stdout(sys.stderr):  # what a plug-in prints while it is imported must not spoil a document
         return load(plugins or [], target=check_target(target))
+
+
+def _worker(plugins: list[str] | None, target: str, *, off: bool) -> Worker | None:
+    """A worker that starts while torch is loaded here; None where it is loaded. Ended with this process at the latest."""
+    if off or "torch" in sys.modules:
+        return None
+    from tridiff.harness.isolation.process import Setting, Worker
+
+    return Worker(Setting(tuple(plugins or ()), check_target(target)))
+
+
+@contextlib.contextmanager
+def _examining(
+    worker: Worker | None, timeout: float | None, memory_limit: float | None, *, off: bool
+) -> Iterator[Examiner | None]:
+    """What examines Cases in worker processes, of which `worker` may be the first; None where that is `off`."""
+    if off:
+        yield None
+        return
+    from tridiff.harness.isolation.isolated import TIMEOUT, Isolated, Limits
+
+    limits = Limits(seconds=timeout or TIMEOUT, most_bytes=int((memory_limit or 0.0) * 2**30))
+    with contextlib.closing(Isolated(limits, worker)) as examiner:
+        yield examiner
 
 
 def _spec(engine: str | None, target: str) -> EngineSpec:

@@ -70,10 +70,20 @@ def _check_case(op: Op) -> None:
         raise UsageError(
             f"op {op.name!r}: field {', '.join(required)} of {case.__name__} has no default: give its simplest value"
         )
+    _check_compile_time(op)
     try:
         _check_json(case())
     except Exception as error:
         raise UsageError(f"op {op.name!r}: the default case {case.__name__}() cannot be used: {_told(error)}") from error
+
+
+def _check_compile_time(op: Op) -> None:
+    named: Any = op.compile_time
+    if not isinstance(named, frozenset):
+        raise UsageError(f"op {op.name!r}: compile_time is {_shown(named)}: must be a frozenset of names of fields")
+    fields = [field.name for field in dataclasses.fields(op.case)]
+    for name in sorted(map(str, named - set(fields))):
+        raise UsageError(f"op {op.name!r}: compile_time names {name!r}{nearest(name, fields)}: no field of {op.case.__name__}")
 
 
 def check_drawn(op: Op, case: Any) -> None:

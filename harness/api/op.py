@@ -45,6 +45,8 @@ class Op:
     `build`: (case, arena) -> Inputs; deterministic, allocates every tensor through the arena and declares what is written.
     `models`: the models that `presets` knows, by name, each with the names of its variants: of its rank counts, say.
     `within`: (case, domain) -> whether a Case that its class accepts lies in `domain`. None: every one does.
+    `compile_time`: names of the Case's fields that change what kernels are compiled to: dtypes, sizes of tiles, strides that
+    may be divisible by 16. A Finding's other fields are simplified first, since that costs no compilation.
     """
 
     name: str
@@ -54,6 +56,7 @@ class Op:
     build: Callable[[Any, Arena], Inputs]
     models: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     within: Callable[[Any, Domain], bool] | None = None
+    compile_time: frozenset[str] = frozenset()
 
     def knows(self, model: str) -> bool:
         """Whether `model` is the name of a model, or of one of its variants."""

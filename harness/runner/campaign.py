@@ -25,6 +25,7 @@ from tridiff.harness.engines.spec import EngineSpec, UsageError
 from tridiff.harness.registry import Registry, builtin
 from tridiff.harness.runner.events import CaseDone, FindingMinimal, FindingSeen, KernelDone, Listener
 from tridiff.harness.runner.examine import KernelRef, examine
+from tridiff.harness.runner.examiner import Examiner
 from tridiff.harness.runner.minimise import minimised
 from tridiff.harness.runner.seeding import draws_by_seed_alone
 
@@ -36,6 +37,10 @@ BY_CHOICES = 40
 """Most Cases that Hypothesis may run to shrink one Finding; the fields of the Case need fewer for what is left."""
 SHRINK_SECONDS = 60.0
 """Time to minimise one Finding."""
+DEADLY = frozenset({"crash", "hang", "memory"})
+"""Checks that may have cost a process: each smaller Case that still fails costs another one, so fewer are tried."""
+DEADLY_SHARE = 3
+"""They get this many times as long."""
 
 
 class BudgetSpent(BaseException):
@@ -73,7 +78,8 @@ class Campaign:
 
     `accept`: which Findings count; the others are examined and ignored. `stop_at_first`: end with the first Finding.
     `models`: draw presets of these alone, and nothing else. `first`: Cases to examine before any is drawn; they are not
-    part of the budget, and left out where the Op does not allow them on this target.
+    part of the budget, and left out where the Op does not allow them on this target. `examiner`: runs the Cases; None: this
+    process does. `begin`: called before a Case runs.
     """
 
     ref: KernelRef
@@ -86,6 +92,8 @@ class Campaign:
     stop_at_first: bool = False
     models: tuple[str, ...] = ()
     first: Sequence[Any] = ()
+    examiner: Examiner | None = None
+    begin: Callable[[KernelRef, EngineSpec, Any], None] = lambda _ref, _spec, _case: None
     findings: dict[str, Finding] = field(default_factory=dict)
     examples: int = 0
     _rounds: int = 0
@@ -161,6 +169,19 @@ class Campaign:
                 raise bug.__cause__ from None
             raise
 
+    def outcome(self, case: Any, *, shrinking: bool) -> Outcome:
+        """Examine a Case."""
+        self.begin(self.ref, self.spec, case)
+        if self.examiner is None:
+            return examine(self.ref, self.spec, case, self.registry)
+        return self.examiner.examine(self.ref, self.spec, case, self.registry, shrinking=shrinking, announce=self.listener)
+
+    def confirmed(self, finding: Finding) -> Finding | None:
+        """`finding`, after what killed a process did so again in a fresh one; None if it did not."""
+        if self.examiner is None:
+            return finding
+        return self.examiner.confirmed(self.ref, self.spec, finding, self.registry, self.listener)
+
     def report(self, case: Any, outcome: Outcome, *, shrinking: bool, replayed: bool = False) -> None:
         """Count and announce an examined Case."""
         self.examples += not (shrinking or replayed)
@@ -180,7 +201,10 @@ class _Hunt:
         self._tried = 0
         self._outcomes: dict[Any, Outcome] = {}
         self._target: str | None = None
+        self._first: Finding | None = None
         self._best: Finding | None = None
+        self._most_by_choices = BY_CHOICES
+        self._shrink_seconds = campaign.budget.shrink_seconds
         self._at = 0
         self._shrink_deadline = 0.0
         self._cut_short = False
@@ -221,6 +245,7 @@ class _Hunt:
     def _finish(self) -> None:
         try:
             self._minimise()
+            self._confirm()
         finally:
             self._conclude()
 
@@ -243,9 +268,12 @@ class _Hunt:
     def _aim(self, finding: Finding) -> None:
         """From now on this hunt minimises `finding`."""
         self._target = finding.signature()
-        self._best = finding
+        self._first = self._best = finding
         self._at = self._campaign.examples
-        self._shrink_deadline = time.monotonic() + self._campaign.budget.shrink_seconds
+        if finding.check in DEADLY and self._campaign.examiner is not None:
+            self._most_by_choices = 0
+            self._shrink_seconds *= DEADLY_SHARE
+        self._shrink_deadline = time.monotonic() + self._shrink_seconds
         with _blamed_on_us(finding.case):
             self._campaign.listener(FindingSeen(finding=finding, examples=self._at))
 
@@ -254,7 +282,7 @@ class _Hunt:
             if time.monotonic() > self._shrink_deadline:
                 self._cut_short = True
                 return
-            if self._tried >= BY_CHOICES:
+            if self._tried >= self._most_by_choices:
                 return
             self._tried += 1
         outcome = self._examined(case, shrinking=True)
@@ -266,7 +294,7 @@ class _Hunt:
         """Simplify the Finding's Case by its fields; what time Hypothesis took does not count."""
         if self._best is None:
             return
-        deadline = time.monotonic() + self._campaign.budget.shrink_seconds
+        deadline = time.monotonic() + self._shrink_seconds
 
         def fails(case: Any) -> bool:
             if case not in self._outcomes and time.monotonic() > deadline:
@@ -281,16 +309,25 @@ class _Hunt:
             return True
 
         try:
-            minimised(self._best.case, fails)
+            minimised(self._best.case, fails, self._campaign.op.compile_time)
         except (KeyboardInterrupt, HarnessBug):
             self._cut_short = True
             raise
+
+    def _confirm(self) -> None:
+        """Go back to the Case as it was found, where the minimal one kills no fresh process."""
+        if self._best is None or self._first is None or self._best is self._first:
+            return
+        with _blamed_on_us(self._best.case):
+            again = self._campaign.confirmed(self._best)
+        self._cut_short |= again is None
+        self._best = again or self._first
 
     def _examined(self, case: Any, *, shrinking: bool, replayed: bool = False) -> Outcome:
         if case not in self._outcomes:
             campaign = self._campaign
             with _blamed_on_us(case):
-                self._outcomes[case] = examine(campaign.ref, campaign.spec, case, campaign.registry)
+                self._outcomes[case] = campaign.outcome(case, shrinking=shrinking)
                 campaign.report(case, self._outcomes[case], shrinking=shrinking, replayed=replayed)
         return self._outcomes[case]
 

@@ -2,14 +2,19 @@
 
 Hypothesis shrinks what was drawn: a field can only become a value that its pool holds, at a position that the search happens
 to try, and only if the choices behind it still mean the same. A Case is small and its defaults are the simplest values, so
-what is left is tried directly: each field at its default, numbers nearer to it, rows left out, and pairs of fields at once.
+what is left is tried directly: fields at their defaults, many at once and then one by one, numbers nearer to it, rows left
+out, and pairs of fields.
+
+What costs most is tried least. A smaller value of a compile-time field is another specialisation, which has to be compiled: so
+the fields that only matter at run time go first, within the one that failed. And where a Case that fails costs a process, few
+steps that fail are better than many: so all fields of a group are reset at once, then all but one.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 from tridiff.harness.api import CaseError
@@ -18,9 +23,10 @@ MOST_IN_PAIRS = 8
 """Fields that differ from their default, up to which pairs of them are reset together."""
 
 
-def minimised(case: Any, fails: Callable[[Any], bool]) -> Any:
+def minimised(case: Any, fails: Callable[[Any], bool], compile_time: Collection[str] = ()) -> Any:
     """The simplest Case found on the way from `case` to the defaults of its class, of which `fails` holds throughout.
 
+    `compile_time`: names of the fields that decide which specialisation is compiled; they are simplified after the others.
     Only Cases that their class accepts are tried, and none twice. Deterministic: the same `fails` gives the same result.
     """
     known: dict[Any, bool] = {}
@@ -30,14 +36,43 @@ def minimised(case: Any, fails: Callable[[Any], bool]) -> Any:
             known[candidate] = fails(candidate)
         return known[candidate]
 
+    groups: tuple[list[dataclasses.Field[Any]], ...] = ([], [])
+    for field in dataclasses.fields(case):
+        groups[field.name in compile_time].append(field)
     while True:
         before = case
-        for field in dataclasses.fields(case):
-            case = _simplest(case, field, failing)
+        for group in groups:
+            case = _reset(case, group, failing)
+            for field in group:
+                case = _simplest(case, field, failing)
         if case == before:
             case = next((pair for pair in pairs(case) if failing(pair)), case)
         if case == before:
             return case
+
+
+def _reset(case: Any, group: Sequence[dataclasses.Field[Any]], fails: Callable[[Any], bool]) -> Any:
+    """`case` with all fields of `group` at their defaults; or all but one; or as many as a search by halves can reset."""
+    changed = [field for field in group if not _is_simple(case, field)]
+    if len(changed) < 2:
+        return case
+    wholes = [changed, *([field for field in changed if field is not kept] for kept in changed)]
+    for whole in wholes:
+        for candidate in _defaults(case, whole):
+            if fails(candidate):
+                return candidate
+    return _reset_halves(case, changed, fails)
+
+
+def _reset_halves(case: Any, changed: Sequence[dataclasses.Field[Any]], fails: Callable[[Any], bool]) -> Any:
+    """`case` with the fields of either half of `changed` at their defaults, or of either half of it, and so on."""
+    if len(changed) < 2:
+        return case
+    middle = len(changed) // 2
+    for half in (changed[:middle], changed[middle:]):
+        simpler = next((candidate for candidate in _defaults(case, half) if fails(candidate)), None)
+        case = _reset_halves(case, half, fails) if simpler is None else simpler
+    return case
 
 
 def _simplest(case: Any, field: dataclasses.Field[Any], fails: Callable[[Any], bool]) -> Any:
@@ -62,7 +97,12 @@ def pairs(case: Any) -> Iterator[Any]:
     changed = [field for field in dataclasses.fields(case) if not _is_simple(case, field)]
     if len(changed) <= MOST_IN_PAIRS:
         for pair in itertools.combinations(changed, 2):
-            yield from _with(case, {field.name: field.default for field in pair})
+            yield from _defaults(case, pair)
+
+
+def _defaults(case: Any, fields: Iterable[dataclasses.Field[Any]]) -> Iterator[Any]:
+    """`case` with these fields at their defaults, if that is legal."""
+    return _with(case, {field.name: field.default for field in fields})
 
 
 def _is_simple(case: Any, field: dataclasses.Field[Any]) -> bool:

@@ -11,6 +11,7 @@ from tridiff.harness.registry import Registry, builtin
 from tridiff.harness.runner.campaign import Budget, Campaign
 from tridiff.harness.runner.events import Event, FindingMinimal, FindingSeen, Listener
 from tridiff.harness.runner.examine import KernelRef
+from tridiff.harness.runner.examiner import Examiner
 
 EXAMPLES = 200
 """A Fault must be caught within this many drawn examples."""
@@ -43,10 +44,10 @@ def prove(
     *,
     seed: int = 0,
     examples: int = EXAMPLES,
-    shrink_seconds: float = 20.0,
     listener: Listener = lambda _event: None,
     announce: Callable[[Fault], None] = lambda _fault: None,
     registry: Registry | None = None,
+    examiner: Examiner | None = None,
 ) -> Iterator[Proof]:
     """One `Proof` for each Fault of `kernels`, in order; `announce` is called as each one starts."""
     known = registry or builtin()
@@ -54,7 +55,13 @@ def prove(
         for fault in known.faults.get(kernel.name, []):
             announce(fault)
             yield prove_fault(
-                fault, spec, seed=seed, examples=examples, shrink_seconds=shrink_seconds, listener=listener, registry=known
+                fault,
+                spec,
+                seed=seed,
+                examples=examples,
+                listener=listener,
+                registry=known,
+                examiner=examiner,
             )
 
 
@@ -67,6 +74,7 @@ def prove_fault(
     shrink_seconds: float = 20.0,
     listener: Listener = lambda _event: None,
     registry: Registry | None = None,
+    examiner: Examiner | None = None,
 ) -> Proof:
     """Hunt one Fault until an expected check catches it."""
     seen: list[int] = []
@@ -95,6 +103,7 @@ def prove_fault(
         known,
         accept=expected,
         stop_at_first=True,
+        examiner=examiner,
     )
     findings = list(campaign.run().values())
     if findings:

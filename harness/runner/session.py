@@ -13,6 +13,7 @@ from tridiff.harness.registry import Registry, builtin
 from tridiff.harness.runner.campaign import Budget, Campaign
 from tridiff.harness.runner.events import CaseDone, Event, Listener, Tally
 from tridiff.harness.runner.examine import KernelRef
+from tridiff.harness.runner.examiner import Examiner
 from tridiff.harness.runner.interruption import Interruption
 
 
@@ -21,7 +22,8 @@ class Session:
     """Fuzzes `kernels`, each with an equal share of `budget`. State can be read while it runs.
 
     `models`: names of real models; where there are any, only presets of theirs are drawn.
-    `first`: the Cases of a kernel to examine before any is drawn.
+    `first`: the Cases of a kernel to examine before any is drawn. `examiner`: runs all Cases; None: this process does.
+    `begin`: called before a Case runs.
     `tallies`: counts by kernel name. `findings`: the smallest Finding of each signature, in the order found.
     `interrupted`: whether Ctrl-C ended it early.
     """
@@ -34,6 +36,8 @@ class Session:
     registry: Registry = field(default_factory=builtin)
     models: tuple[str, ...] = ()
     first: Callable[[Kernel], Sequence[Any]] = lambda _kernel: ()
+    examiner: Examiner | None = None
+    begin: Callable[[KernelRef, EngineSpec, Any], None] = lambda _ref, _spec, _case: None
     tallies: dict[str, Tally] = field(default_factory=dict)
     findings: dict[str, Finding] = field(default_factory=dict)
     interrupted: bool = False
@@ -61,6 +65,7 @@ class Session:
         ref = KernelRef(kernel=kernel.name, plugins=self.registry.plugins)
         campaign = Campaign(ref, self.spec, self.seed, budget, self._watch, self.registry, models=self.models)
         campaign.first = self.first(kernel)
+        campaign.examiner, campaign.begin = self.examiner, self.begin
         try:
             campaign.run()
         finally:

@@ -63,13 +63,14 @@ def known(monkeypatch: pytest.MonkeyPatch) -> Registry:
 
 @pytest.fixture
 def invoke(known: Registry, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Invoke:
-    """Runs a command in this process, in an empty folder."""
+    """Runs a command in this process, in an empty folder; Cases as well, since a worker could not know the toy family."""
     assert known.kernels
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments: object) -> Result:
+        runs_cases = bool(arguments) and arguments[0] in {"fuzz", "prove", "repro"}
         with pytest.raises(SystemExit) as left:
-            cli.main([str(argument) for argument in arguments])
+            cli.main([*map(str, arguments), *(["--no-isolation"] if runs_cases else [])])
         captured = capsys.readouterr()
         assert isinstance(left.value.code, int)
         return Result(left.value.code, captured.out, captured.err)

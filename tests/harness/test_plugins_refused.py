@@ -36,7 +36,7 @@ def invoke(capsys: pytest.CaptureFixture[str]) -> Invoke:
 
     def run(*arguments: object) -> tuple[int, str, str]:
         with pytest.raises(SystemExit) as left:
-            cli.main([str(argument) for argument in arguments])
+            cli.main([*map(str, arguments), *(["--no-isolation"] if arguments[0] in {"fuzz", "prove", "repro"} else [])])
         captured = capsys.readouterr()
         assert isinstance(left.value.code, int)
         return left.value.code, captured.out, captured.err

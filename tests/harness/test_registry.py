@@ -74,7 +74,7 @@ def test_fault_needs_a_kernel_and_checks() -> None:
 
     with refuses("unknown kernel 'scala': did you mean 'scale'?; known: scale, scale_wrong"):
         known.register_fault(dataclasses.replace(FAULT, kernel="scala"))
-    with pytest.raises(UsageError, match=r"^fault 'new' expects unknown checks: nam; checks: launch, hang, "):
+    with pytest.raises(UsageError, match=r"^fault 'new' expects unknown checks: nam; checks: launch, crash, hang, "):
         known.register_fault(dataclasses.replace(FAULT, checks=frozenset({"nan", "nam"})))
     with pytest.raises(UsageError, match=r"^fault 'new' names no check that must catch it; checks: launch, "):
         known.register_fault(dataclasses.replace(FAULT, checks=frozenset()))

@@ -101,7 +101,7 @@ def read(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tm
 
     def run(*arguments: str) -> str:
         with pytest.raises(SystemExit):
-            cli.main(list(arguments))
+            cli.main([*arguments, *(["--no-isolation"] if arguments[0] in {"fuzz", "prove", "repro"} else [])])
         captured = capsys.readouterr()
         return scrubbed(captured.out + captured.err)
 

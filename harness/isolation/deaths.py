@@ -1,0 +1,118 @@
+"""What the death of a worker says of the kernel: a check, a sentence, and the line on which its author will find the cause."""
+
+from __future__ import annotations
+
+import re
+import signal
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from tridiff.harness import blame
+from tridiff.harness.api import Finding
+from tridiff.harness.engines.spec import EngineSpec
+from tridiff.harness.isolation.process import Death
+
+TAIL = 12
+"""Lines of standard error that are told with a death."""
+
+_FRAME = re.compile(r'\s*File "(?P<file>.*)", line (?P<line>\d+) in .*')
+_CURRENT = re.compile(r"Current thread 0x\w+.*\(most recent call first\):")
+_TELLING = re.compile(
+    r"LLVM ERROR|Assertion|terminate called|what\(\):|Memory access fault|corrupt|free\(\)|bad_alloc|[Ff]ailed|[Ee]rror"
+)
+_MEANING = {
+    signal.SIGSEGV: "a segmentation fault",
+    signal.SIGABRT: "an abort",
+    signal.SIGBUS: "a bus error",
+    signal.SIGFPE: "an arithmetic error",
+}
+
+
+def described(death: Death) -> str:
+    """How the process died, in one sentence."""
+    if death.overtime is not None:
+        line = blame.author_line(frames(death.lines))
+        return f"the case took longer than the {death.overtime:g} s that one may take" + (f"; it was at {line}" if line else "")
+    if death.overweight is not None:
+        return f"the case needed more than the {death.overweight / 2**30:.3g} GiB of memory that a process may have"
+    if death.garbled:
+        return "the process wrote into, or closed, the connection by which it answers"
+    how = _ending(death.code)
+    said = _said(death.lines)
+    return f"the process that ran the kernel {how}{': ' + said if said else ''}"
+
+
+def check_of(death: Death) -> str:
+    """The check that fires."""
+    if death.overtime is not None:
+        return "hang"
+    if death.garbled:
+        return "crash"
+    return "memory" if death.overweight is not None or death.code == -signal.SIGKILL else "crash"
+
+
+def finding_of(death: Death, *, op: str, kernel: str, spec: EngineSpec, case: Any) -> Finding:
+    """The Finding of a Case whose process died so."""
+    check = check_of(death)
+    crashed = check == "crash"
+    return Finding(
+        check=check,
+        message=described(death),
+        # Where a clock or a scale stopped it is a matter of chance.
+        line=blame.author_line(frames(death.lines)) if crashed else None,
+        op=op,
+        kernel=kernel,
+        engine=spec.name,
+        target=spec.target,
+        case=case,
+        subject=_subject(death) if crashed else "",
+    )
+
+
+def is_ours(death: Death) -> bool:
+    """Whether the process crashed within our executor or a library that it called, Triton's compiler excepted."""
+    return check_of(death) == "crash" and blame.is_ours_at([file for file, _ in reversed(list(frames(death.lines)))])
+
+
+def tail(death: Death) -> tuple[str, ...]:
+    """The last lines that it wrote."""
+    return death.lines[-TAIL:]
+
+
+def frames(lines: Iterable[str]) -> Iterator[tuple[str, int]]:
+    """File and line of each Python frame, innermost first, as faulthandler prints them when a signal ends the process."""
+    within = False
+    for line in lines:
+        if _CURRENT.match(line):
+            within = True
+        elif within:
+            match = _FRAME.fullmatch(line)
+            if match is None:
+                return
+            yield match["file"], int(match["line"])
+
+
+def _subject(death: Death) -> str:
+    return "garbled" if death.garbled else f"{_ending(death.code)} {_said(death.lines)}"
+
+
+def _ending(code: int) -> str:
+    if code >= 0:
+        return f"exited with code {code}"
+    try:
+        number = signal.Signals(-code)
+    except ValueError:
+        return f"was killed by signal {-code}"
+    if number is signal.SIGKILL:
+        return "was killed by SIGKILL, which is what the system does when memory runs out"
+    return f"was killed by {number.name}" + (f" ({_MEANING[number]})" if number in _MEANING else "")
+
+
+def _said(lines: tuple[str, ...]) -> str:
+    """The most telling line of what it wrote before the interpreter printed its stack; "" if none is."""
+    before = []
+    for line in lines:
+        if line.startswith("Fatal Python error") or _CURRENT.match(line):
+            break
+        before.append(line.strip())
+    return next((line for line in reversed(before) if _TELLING.search(line)), "")

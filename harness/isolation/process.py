@@ -1,0 +1,222 @@
+"""One worker process, seen from the run: started by exec, asked, watched, ended.
+
+Nothing here imports torch, so that a worker can be started before the run itself has loaded it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, Pipe
+from pathlib import Path
+from typing import Any
+
+from tridiff.harness.engines.spec import DEFAULT_TARGET
+
+START_SECONDS = 180.0
+"""Time that a worker may take to start: imports of torch and Triton on a busy machine."""
+_POLL = 0.05
+"""Seconds between two looks at the memory of a busy worker."""
+_KEPT = 16 << 10
+"""Bytes of standard error that are kept."""
+_LARGEST = 16 << 20
+"""Bytes of the largest answer; more is garbage that a kernel wrote into the connection."""
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+_BOOT = (
+    "import json, sys; setup = json.loads(sys.argv[1]); sys.path[:] = setup['path'];"
+    " from tridiff.harness.isolation.worker import main; main(setup)"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Death:
+    """How a worker ended, or why it was ended.
+
+    `code`: as `subprocess` gives it: a negative signal number, or the exit code. `overtime`, `overweight`: we killed it because
+    it took longer than these seconds, or needed more than these bytes. `garbled`: what it answered could not be read.
+    `lines`: what it last wrote to standard error and standard output.
+    """
+
+    code: int
+    overtime: float | None = None
+    overweight: int | None = None
+    garbled: bool = False
+    lines: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a worker loads as it starts: `plugins`, for `target`, and the modules of the kernels `warm`."""
+
+    plugins: tuple[str, ...] = ()
+    target: str = DEFAULT_TARGET
+    warm: tuple[str, ...] = ()
+
+    def serves(self, plugins: tuple[str, ...], target: str) -> bool:
+        """Whether a Case can be sent there. A plug-in may decide things for a target while it is imported; our kernels do not."""
+        return self.plugins == plugins and (self.target == target or not plugins)
+
+
+class Worker:
+    """A worker process; `answered` counts the Cases that it has examined."""
+
+    def __init__(self, setting: Setting) -> None:
+        self.setting = setting
+        self.answered = 0
+        self._ready = False
+        ours, theirs = Pipe()
+        self._connection: Connection = ours
+        setup = {
+            "descriptor": theirs.fileno(),
+            "parent": os.getpid(),
+            "path": sys.path,
+            "plugins": setting.plugins,
+            "target": setting.target,
+            "warm": setting.warm,
+        }
+        reading, writing = os.pipe()
+        # A session of its own: Ctrl-C is for the run alone, and whatever the worker starts is ended with it.
+        self._ended_as: int | None = None
+        self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and source
+            [sys.executable, "-u", "-X", "faulthandler", "-c", _BOOT, json.dumps(setup)],
+            stdin=subprocess.DEVNULL,
+            stdout=writing,
+            stderr=writing,
+            pass_fds=(theirs.fileno(),),
+            start_new_session=True,
+        )
+        theirs.close()
+        os.close(writing)
+        self._tail = _Tail(reading)
+        self._started = time.monotonic()
+
+    @property
+    def pid(self) -> int:
+        """The id of the process."""
+        return self._process.pid
+
+    @property
+    def resident(self) -> int:
+        """Bytes of memory that it has in use (proc(5), statm); 0 where that is not known."""
+        try:
+            return int(Path(f"/proc/{self.pid}/statm").read_text(encoding="ascii").split()[1]) * _PAGE
+        except (OSError, ValueError, IndexError):
+            return 0
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it has said that it is ready, or something else; never waits."""
+        return self._ready or self._connection.poll(0)
+
+    def started(self) -> dict[str, Any] | Death:
+        """Wait until it is ready. Returns what it says: {"ready": True}, or {"usage": message}."""
+        if self._ready:
+            return {"ready": True}
+        answer = self._receive(self._started + START_SECONDS - time.monotonic(), None)
+        self._ready = isinstance(answer, dict) and "ready" in answer
+        return answer
+
+    def ask(self, request: dict[str, Any], *, seconds: float, most_bytes: int) -> dict[str, Any] | Death | None:
+        """The answer to `request`, or how it died instead; None if it was dead before it was asked.
+
+        It is killed if it takes longer than `seconds` or needs more than `most_bytes`, or if this is interrupted.
+        """
+        self._tail.forget()
+        try:
+            self._connection.send_bytes(json.dumps(request).encode())
+        except OSError:
+            self.kill()
+            return None
+        try:
+            answer = self._receive(seconds, most_bytes)
+        except BaseException:
+            self.kill()
+            raise
+        self.answered += 1
+        return answer
+
+    def kill(self) -> int:
+        """End it and whatever it started; returns its exit code, or the negative number of the signal. May be called again."""
+        if self._ended_as is not None:
+            return self._ended_as
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
+        self._ended_as = self._process.wait()
+        self._connection.close()
+        self._tail.close()
+        return self._ended_as
+
+    def _receive(self, seconds: float, most_bytes: int | None) -> dict[str, Any] | Death:
+        deadline = time.monotonic() + seconds
+        while not self._connection.poll(min(_POLL, max(0.0, deadline - time.monotonic()))):
+            if time.monotonic() >= deadline:
+                return self._ended(overtime=seconds)
+            if most_bytes is not None and self.resident > most_bytes:
+                return self._ended(overweight=most_bytes)
+        try:
+            answer = json.loads(self._connection.recv_bytes(_LARGEST))
+        except EOFError:
+            return self._gone()
+        except (OSError, ValueError):
+            if self._process.poll() is None:
+                return self._ended(garbled=True)
+            return self._gone()
+        return answer if isinstance(answer, dict) else self._ended(garbled=True)
+
+    def _gone(self) -> Death:
+        """It closed its end of the connection: it has died, or lives on without one, which is the same to us."""
+        try:
+            code = self._process.wait(timeout=5.0)
+        except subprocess.TimeoutExpired:
+            return self._ended(garbled=True)
+        self.kill()  # what it started may live on
+        return Death(code=code, lines=self._tail.lines())
+
+    def _ended(self, *, overtime: float | None = None, overweight: int | None = None, garbled: bool = False) -> Death:
+        if overtime is not None:
+            self._ask_where()
+        code = self.kill()
+        return Death(code=code, overtime=overtime, overweight=overweight, garbled=garbled, lines=self._tail.lines())
+
+    def _ask_where(self) -> None:
+        """Let it write where it is: SIGABRT, whose handler (faulthandler) prints the Python stack, even out of a C loop."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGABRT)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(timeout=0.5)
+
+
+class _Tail:
+    """Drains a pipe in the background, so that nobody blocks on it, and keeps the end of what came."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._kept = b""
+        self._thread = threading.Thread(target=self._drain, daemon=True)
+        self._thread.start()
+
+    def _drain(self) -> None:
+        with contextlib.suppress(OSError):
+            while chunk := os.read(self._descriptor, 1 << 16):
+                self._kept = (self._kept + chunk)[-_KEPT:]
+        os.close(self._descriptor)
+
+    def forget(self) -> None:
+        """Drop what came until now."""
+        self._kept = b""
+
+    def close(self) -> None:
+        """Wait for the rest, for a while: a process that it started and that lives on keeps the pipe open."""
+        self._thread.join(timeout=0.5)
+
+    def lines(self) -> tuple[str, ...]:
+        """The last lines, without those that are empty."""
+        text = self._kept.decode("utf-8", "replace")
+        return tuple(line.rstrip() for line in text.splitlines() if line.strip())

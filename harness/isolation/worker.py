@@ -1,0 +1,105 @@
+"""What runs in a worker process: reads Cases, examines them, answers; dies with the run that started it.
+
+Everything that crosses the border is JSON, so that a kernel that writes garbage into the connection cannot run code in the
+process that reads it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import resource
+import signal
+import sys
+import traceback
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tridiff.harness.registry import Registry
+
+_PR_SET_PDEATHSIG = 1
+
+
+def main(setup: dict[str, Any]) -> None:
+    """Serve until the connection closes.
+
+    `setup`: `descriptor` of the connection, process id of the `parent`, `plugins` and `target` of the registry, and `warm`,
+    the kernels to import before the first Case arrives.
+    """
+    os.set_inheritable(setup["descriptor"], False)  # noqa: FBT003 - the name says what the flag is
+    _die_with(setup["parent"])
+    _go_first()
+    connection = Connection(setup["descriptor"])
+    connection.send_bytes(_json(_warmed(setup)))
+    while True:
+        try:
+            request = connection.recv_bytes()
+        except EOFError:
+            return
+        connection.send_bytes(_json(_answer(json.loads(request))))
+
+
+def _die_with(parent: int) -> None:
+    """See to it that the end of the run is the end of this process, whatever it is busy with (prctl(2))."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
+    if os.getppid() != parent:  # it ended before
+        os._exit(0)
+
+
+def _go_first() -> None:
+    """No core dumps; and if memory runs out, the system kills this process, not the run (proc(5), oom_score_adj).
+
+    A limit of 1 byte, because where core dumps are piped to a program a limit of 0 does not prevent them, and 1 does (core(5)
+    and the kernel's fs/coredump.c).
+    """
+    _soft, hard = resource.getrlimit(resource.RLIMIT_CORE)
+    limit = 1 if hard == resource.RLIM_INFINITY else min(1, hard)
+    resource.setrlimit(resource.RLIMIT_CORE, (limit, limit))
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
+
+
+def _warmed(setup: dict[str, Any]) -> dict[str, Any]:
+    """Import what Cases will need. What is wrong with a kernel is told when it is examined."""
+    from tridiff.harness.declarations import kernel_module  # noqa: PLC0415 - the lines above come before torch is loaded
+    from tridiff.harness.engines.spec import UsageError  # noqa: PLC0415 - likewise
+    from tridiff.harness.plugins import loaded  # noqa: PLC0415 - likewise
+    from tridiff.harness.runner import examine as _examine  # noqa: F401, PLC0415 - likewise
+
+    try:
+        known = loaded(tuple(setup["plugins"]), setup["target"])
+    except UsageError as error:
+        return {"usage": str(error)}
+    for name in setup["warm"]:
+        with contextlib.suppress(Exception):
+            kernel_module(known.kernel(name))
+    return {"ready": True}
+
+
+def _answer(request: dict[str, Any]) -> dict[str, Any]:
+    """The outcome of one request, or what `examine` raised."""
+    from tridiff.harness.engines.spec import EngineSpec, UsageError  # noqa: PLC0415 - loaded by now
+    from tridiff.harness.isolation import messages  # noqa: PLC0415 - likewise
+    from tridiff.harness.plugins import loaded  # noqa: PLC0415 - likewise
+    from tridiff.harness.runner.examine import KernelRef, examine  # noqa: PLC0415 - likewise
+
+    try:
+        ref = KernelRef(kernel=request["kernel"], fault=request["fault"], plugins=tuple(request["plugins"]))
+        spec = EngineSpec(**request["spec"])
+        known: Registry = loaded(ref.plugins, spec.target)
+        case = messages.case_of(known, ref, request["case"])
+        return messages.encoded(examine(ref, spec, case, known))
+    except UsageError as error:
+        return {"usage": str(error)}
+    except Exception as error:  # noqa: BLE001 - a bug of ours is told where the run is
+        return {"bug": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
+    finally:
+        sys.stdout.flush()
+
+
+def _json(answer: dict[str, Any]) -> bytes:
+    return json.dumps(answer).encode()
