@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tridiff.harness.api import Fault, Found
     from tridiff.harness.isolation.process import Worker
     from tridiff.harness.registry import Registry
-    from tridiff.harness.runner.events import Event
+    from tridiff.harness.runner.events import Event, Listener
     from tridiff.harness.runner.examiner import Examiner
     from tridiff.harness.runner.prove import Proof
 
@@ -120,6 +120,7 @@ def fuzz(
     session = Session(kernels, spec, seed, budget, report.listen, registry, tuple(model or ()))
     isolation = _examining(worker, timeout, memory_limit, off=no_isolation)
     with contextlib.closing(Journal(out)) as journal, isolation as session.examiner:
+        session.listener = _each(report.listen, journal.listen)
         session.begin = journal.begin
         session.first = lambda known: journal.cases(registry, known.name, spec.target)
         report.run(session)
@@ -295,6 +296,14 @@ def _examining(
     limits = Limits(seconds=timeout or TIMEOUT, most_bytes=int((memory_limit or 0.0) * 2**30))
     with contextlib.closing(Isolated(limits, worker)) as examiner:
         yield examiner
+
+
+def _each(*listeners: Listener) -> Listener:
+    def listen(event: Event) -> None:
+        for listener in listeners:
+            listener(event)
+
+    return listen
 
 
 def _spec(engine: str | None, target: str) -> EngineSpec:

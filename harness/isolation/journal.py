@@ -19,6 +19,7 @@ from typing import Any
 from tridiff.harness.api import SCHEMA, CaseError, from_json, to_json
 from tridiff.harness.engines.spec import EngineSpec, UsageError
 from tridiff.harness.registry import Registry
+from tridiff.harness.runner.events import CaseDone, Event
 from tridiff.harness.runner.examine import KernelRef
 
 FOLDER = "in-flight"
@@ -76,11 +77,12 @@ class Journal:
                 self._drop(path)
         return found
 
-    def replayed(self, kernel: str, case: Any) -> None:
-        """What was in flight has been run: its file is of no more use."""
-        for path, entry in list(self.left.items()):
-            if entry.get("kernel") == kernel and entry.get("case") == json.loads(json.dumps(to_json(case))):
-                self._drop(path)
+    def listen(self, event: Event) -> None:
+        """Delete the file of what was in flight and has been run again."""
+        if isinstance(event, CaseDone) and event.replayed:
+            for path, entry in list(self.left.items()):
+                if entry.get("kernel") == event.kernel and entry.get("case") == to_json(event.case):
+                    self._drop(path)
 
     def _drop(self, path: Path) -> None:
         del self.left[path]

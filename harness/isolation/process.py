@@ -29,10 +29,11 @@ _KEPT = 16 << 10
 _LARGEST = 16 << 20
 """Bytes of the largest answer; more is garbage that a kernel wrote into the connection."""
 _PAGE = os.sysconf("SC_PAGE_SIZE")
-_BOOT = (
+BOOT = (
     "import json, sys; setup = json.loads(sys.argv[1]); sys.path[:] = setup['path'];"
     " from tridiff.harness.isolation.worker import main; main(setup)"
 )
+"""What the interpreter of a worker runs: no more than finds the rest where the run found it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +86,7 @@ class Worker:
         # A session of its own: Ctrl-C is for the run alone, and whatever the worker starts is ended with it.
         self._ended_as: int | None = None
         self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and source
-            [sys.executable, "-u", "-X", "faulthandler", "-c", _BOOT, json.dumps(setup)],
+            [sys.executable, "-u", "-X", "faulthandler", "-c", BOOT, json.dumps(setup)],
             stdin=subprocess.DEVNULL,
             stdout=writing,
             stderr=writing,
