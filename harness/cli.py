@@ -1,4 +1,7 @@
-"""Commands: fuzz, prove, repro, list, doctor. Exit codes: 0 clean, 1 findings, 2 usage or environment, 3 tridiff itself."""
+"""Commands: fuzz, prove, repro, cases, list, doctor.
+
+Exit codes: 0 clean, 1 findings, 2 usage or environment, 3 tridiff itself.
+"""
 
 from __future__ import annotations
 
@@ -10,25 +13,46 @@ import sys
 import traceback
 from collections.abc import Iterator
 from enum import IntEnum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
-from tridiff.harness import config
+from tridiff.harness import config, settings
 from tridiff.harness.engines.spec import DEFAULT_TARGET, EngineSpec, UsageError, best_engine, check_engine, check_target
+from tridiff.harness.options import (
+    CasesOption,
+    ConfigOption,
+    EngineOption,
+    ExamplesOption,
+    JsonOption,
+    KernelOption,
+    MemoryOption,
+    ModelOption,
+    NoIsolationOption,
+    OpOption,
+    OutOption,
+    PluginOption,
+    ProfileOption,
+    RunSeedOption,
+    SecondsOption,
+    SeedOption,
+    TargetOption,
+    TimeoutOption,
+)
 
 if TYPE_CHECKING:
     from tridiff.harness.api import Fault, Found
     from tridiff.harness.isolation.process import Worker
     from tridiff.harness.registry import Registry
-    from tridiff.harness.runner.events import Event, Listener
+    from tridiff.harness.runner.events import Event
     from tridiff.harness.runner.examiner import Examiner
     from tridiff.harness.runner.prove import Proof
+    from tridiff.harness.runner.session import Session
+    from tridiff.harness.settings import Plan, Settings
 
-DEFAULT_SECONDS = 120.0
-DEFAULT_OUT = Path("tridiff-out")
 PLAIN_WIDTH = 132
 """Columns of a table that goes to a file or a pipe."""
 _INTERRUPTED = 128 + signal.SIGINT
@@ -52,48 +76,22 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-OpOption = Annotated[list[str] | None, typer.Option("--op", metavar="NAME", help="Only kernels of this op; repeatable.")]
-KernelOption = Annotated[list[str] | None, typer.Option("--kernel", metavar="NAME", help="Only this kernel; repeatable.")]
-EngineOption = Annotated[str | None, typer.Option("--engine", metavar="NAME", help="How kernels are executed: cpu.")]
-TargetOption = Annotated[str, typer.Option("--target", metavar="ARCH", help="GPU architecture to compile for.")]
-SeedOption = Annotated[int, typer.Option("--seed", metavar="N", help="The same seed gives the same cases and verdicts.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
-ExamplesOption = Annotated[int | None, typer.Option("--max-examples", metavar="N", min=1, help="Cases to draw, in all.")]
-SecondsOption = Annotated[
-    float | None, typer.Option("--seconds", metavar="S", min=1.0, help="Time to spend [default: 120, without --max-examples].")
-]
-ModelOption = Annotated[
-    list[str] | None,
-    typer.Option("--model", metavar="NAME", help="Draw only shapes of this real model, or of NAME TPn; repeatable."),
-]
-PluginOption = Annotated[
-    list[str] | None, typer.Option("--plugin", metavar="FILE", help="Python file or module with more kernels; repeatable.")
-]
-NoIsolationOption = Annotated[
-    bool, typer.Option("--no-isolation", help="Run kernels in this process: for debuggers; a kernel that dies ends the run.")
-]
-TimeoutOption = Annotated[
-    float | None, typer.Option("--timeout", metavar="S", min=1.0, help="Seconds that one case may take [default: 60].")
-]
-MemoryOption = Annotated[
-    float | None,
-    typer.Option("--memory-limit", metavar="GIB", min=0.5, help="Memory of the process that runs a case [default: 8, or half]."),
-]
-OutOption = Annotated[Path, typer.Option("--out", metavar="DIR", help="Case files of findings go to DIR/findings.")]
-
 
 @app.command()
 def fuzz(
     op: OpOption = None,
     kernel: KernelOption = None,
     engine: EngineOption = None,
-    target: TargetOption = DEFAULT_TARGET,
+    target: TargetOption = None,
+    profile: ProfileOption = None,
     max_examples: ExamplesOption = None,
     seconds: SecondsOption = None,
-    seed: SeedOption = 0,
+    seed: RunSeedOption = None,
     model: ModelOption = None,
+    case_lists: CasesOption = None,
     plugin: PluginOption = None,
-    out: OutOption = DEFAULT_OUT,
+    config_file: ConfigOption = None,
+    out: OutOption = None,
     timeout: TimeoutOption = None,
     memory_limit: MemoryOption = None,
     no_isolation: NoIsolationOption = False,
@@ -102,31 +100,47 @@ def fuzz(
     """Draw hostile but legal cases, run each kernel beside its reference, report every way it goes wrong."""
     if seconds is not None and not math.isfinite(seconds):
         raise UsageError(f"--seconds {seconds}: must be a finite number; the run ends with Ctrl-C as well")
-    worker = _worker(plugin, target, off=no_isolation)  # it loads torch while we do
-    registry = _registry(plugin, target)
+    given = settings.read(config_file)
+    plan = given.plan(
+        profile=profile, target=target, examples=max_examples, seconds=seconds, seed=seed, out=out, cases=case_lists or ()
+    )
+    plugins = _plugins(given, plugin)
+    worker = _worker(plugins, plan.target, off=no_isolation)  # it loads torch while we do
+    registry = _registry(plugins, plan.target)
     from tridiff.harness import repro
     from tridiff.harness.isolation.journal import Journal
     from tridiff.harness.report.fuzzing import FuzzReport
     from tridiff.harness.runner.campaign import Budget
     from tridiff.harness.runner.session import Session
 
-    spec = _spec(engine, target)
+    spec = _spec(engine, plan.target)
     kernels = registry.knowing(registry.select(op or [], kernel or []), model or [])
-    folder = repro.prepare(out)
-    if max_examples is None and seconds is None:
-        seconds = DEFAULT_SECONDS
+    folder = repro.prepare(_short(plan.out))
     report = FuzzReport(_stdout(), _stderr(), folder, as_json=as_json)
-    budget = Budget(examples=max_examples, seconds=seconds)
-    session = Session(kernels, spec, seed, budget, report.listen, registry, tuple(model or ()))
-    isolation = _examining(worker, timeout, memory_limit, off=no_isolation)
-    with contextlib.closing(Journal(out)) as journal, isolation as session.examiner:
-        session.listener = _each(report.listen, journal.listen)
-        session.begin = journal.begin
-        session.first = lambda known: journal.cases(registry, known.name, spec.target)
+    budget = Budget(examples=plan.profile.examples, seconds=plan.profile.seconds)
+    session = Session(kernels, spec, plan.seed, budget, report.listen, registry, tuple(model or ()))
+    _recall(plan, session)
+    isolation = _examining(worker, given, timeout, memory_limit, off=no_isolation)
+    with contextlib.closing(Journal(_short(plan.out))) as journal, isolation as session.examiner:
+        journal.accompany(session)
         report.run(session)
     if session.unjudged and not session.findings:
         raise UsageError(f"no case of {', '.join(session.unjudged)} could be judged: the run above says why")
     return Exit.FINDINGS if session.findings else Exit.CLEAN
+
+
+def _recall(plan: Plan, session: Session) -> None:
+    """Let `session` begin with remembered cases and with lists of cases, and remember what it finds."""
+    from tridiff.harness import case_lists, database
+
+    lists = case_lists.read_all(map(_short, plan.cases), session.registry)
+    session.first = partial(case_lists.cases_for, lists=lists)
+    if lists and not any(map(session.first, session.kernels)):
+        names = ", ".join(kernel.name for kernel in session.kernels)
+        _warn(f"no case of the lists is for {names}: {', '.join(str(given.path) for given in lists)}")
+    if plan.store is not None:
+        remembered = database.Remembered(database.opened(plan.store, _warn), session.registry, session.spec.target)
+        remembered.accompany(session)
 
 
 @app.command()
@@ -134,23 +148,26 @@ def prove(
     op: OpOption = None,
     kernel: KernelOption = None,
     engine: EngineOption = None,
-    target: TargetOption = DEFAULT_TARGET,
+    target: TargetOption = None,
     max_examples: Annotated[int, typer.Option("--max-examples", metavar="N", min=1, help="Cases drawn per fault.")] = 200,
     seed: SeedOption = 0,
     plugin: PluginOption = None,
+    config_file: ConfigOption = None,
     timeout: TimeoutOption = None,
     memory_limit: MemoryOption = None,
     no_isolation: NoIsolationOption = False,
     as_json: JsonOption = False,
 ) -> int:
     """Patch known defects into each kernel and show that the expected check catches every one."""
-    worker = _worker(plugin, target, off=no_isolation)
-    registry = _registry(plugin, target)
+    given = settings.read(config_file)
+    target, plugins = target or given.target or DEFAULT_TARGET, _plugins(given, plugin)
+    worker = _worker(plugins, target, off=no_isolation)
+    registry = _registry(plugins, target)
     spec = _spec(engine, target)
     kernels = registry.select(op or [], kernel or [])
     if not any(registry.faults.get(known.name) for known in kernels):
         raise UsageError(f"no fault is registered for {', '.join(known.name for known in kernels)}: nothing could be proven")
-    with _examining(worker, timeout, memory_limit, off=no_isolation) as examiner:
+    with _examining(worker, given, timeout, memory_limit, off=no_isolation) as examiner:
         proofs, interrupted = _prove(registry, kernels, spec, seed, max_examples, examiner)
     from tridiff.harness.report import document, text
 
@@ -213,6 +230,7 @@ def _prove(
 def repro(
     case: Annotated[Path, typer.Argument(metavar="CASE.json", help="A case file that fuzz wrote.")],
     plugin: PluginOption = None,
+    config_file: ConfigOption = None,
     timeout: TimeoutOption = None,
     memory_limit: MemoryOption = None,
     no_isolation: NoIsolationOption = False,
@@ -223,13 +241,14 @@ def repro(
     from tridiff.harness.api import Clean, Found, Infrastructure
     from tridiff.harness.runner.examine import examine
 
-    target = files.target_of(case)
-    worker = _worker(plugin, target, off=no_isolation)
-    registry = _registry(plugin, target)
+    given, target = settings.read(config_file), files.target_of(case)
+    plugins = _plugins(given, plugin)
+    worker = _worker(plugins, target, off=no_isolation)
+    registry = _registry(plugins, target)
     found = files.read(case, registry)
-    with _examining(worker, timeout, memory_limit, off=no_isolation) as examiner:
-        given = (found.ref, _ready(found.spec), found.case, registry)
-        outcome = examiner.examine(*given, shrinking=False, announce=lambda _: None) if examiner else examine(*given)
+    with _examining(worker, given, timeout, memory_limit, off=no_isolation) as examiner:
+        what = (found.ref, _ready(found.spec), found.case, registry)
+        outcome = examiner.examine(*what, shrinking=False, announce=lambda _: None) if examiner else examine(*what)
     match outcome:
         case Found():
             _say_finding(outcome, case, found.check, registry.plugins_for(outcome.finding.kernel))
@@ -250,10 +269,46 @@ def _say_finding(outcome: Found, file: Path, check: str, plugins: tuple[str, ...
         _say(f"the file names check {check}; now {outcome.finding.check} fails first")
 
 
+@app.command()
+def cases(
+    op: Annotated[str, typer.Option("--op", metavar="NAME", help="The op of the cases.")],
+    max_examples: Annotated[int, typer.Option("--max-examples", metavar="N", min=1, help="How many distinct cases.")] = 100,
+    seed: SeedOption = 0,
+    target: TargetOption = None,
+    plugin: PluginOption = None,
+    config_file: ConfigOption = None,
+    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Where the list goes, else standard output.")] = None,
+) -> int:
+    """Draw a list of cases, to be committed and run with `fuzz --cases`."""
+    given = settings.read(config_file)
+    target = target or given.target or DEFAULT_TARGET
+    registry = _registry(_plugins(given, plugin), target)
+    from tridiff.harness import case_lists
+    from tridiff.harness.runner.drawing import drawn
+
+    found = drawn(registry, op, target, count=max_examples, seed=seed)
+    content = case_lists.written(op, target, found)
+    if out is None:
+        sys.stdout.write(content)
+    else:
+        _write(out, content)
+    if len(found) < max_examples:
+        _warn(f"{op} on {target} has {len(found)} distinct cases, not {max_examples}; the list has them all")
+    return Exit.CLEAN
+
+
+def _write(path: Path, content: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content, encoding="utf-8")
+    except OSError as error:
+        raise UsageError(f"--out {path}: cannot be written: {error.strerror}; choose another file") from error
+
+
 @app.command("list")
-def list_(plugin: PluginOption = None, as_json: JsonOption = False) -> int:
+def list_(plugin: PluginOption = None, config_file: ConfigOption = None, as_json: JsonOption = False) -> int:
     """Show ops, kernels, engines and faults."""
-    registry = _registry(plugin)
+    registry = _registry(_plugins(settings.read(config_file), plugin))
     from tridiff.harness.report import document, text
 
     if as_json:
@@ -274,6 +329,17 @@ def _registry(plugins: list[str] | None, target: str = DEFAULT_TARGET) -> Regist
         return load(plugins or [], target=check_target(target))
 
 
+def _plugins(given: Settings, named: list[str] | None) -> list[str]:
+    """The plug-ins of the settings, then those of the command line."""
+    return list(dict.fromkeys([*(str(_short(Path(name))) for name in given.plugins), *(named or [])]))
+
+
+def _short(path: Path) -> Path:
+    """`path` as it is shown and kept in commands: relative to the current folder where it lies below."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
+
+
 def _worker(plugins: list[str] | None, target: str, *, off: bool) -> Worker | None:
     """A worker that starts while torch is loaded here; None where it is loaded. Ended with this process at the latest."""
     if off or "torch" in sys.modules:
@@ -285,25 +351,21 @@ def _worker(plugins: list[str] | None, target: str, *, off: bool) -> Worker | No
 
 @contextlib.contextmanager
 def _examining(
-    worker: Worker | None, timeout: float | None, memory_limit: float | None, *, off: bool
+    worker: Worker | None, given: Settings, timeout: float | None, memory_limit: float | None, *, off: bool
 ) -> Iterator[Examiner | None]:
-    """What examines Cases in worker processes, of which `worker` may be the first; None where that is `off`."""
+    """What examines Cases in worker processes, of which `worker` may be the first; None where that is `off`.
+
+    The command line's limits count, else those of the settings.
+    """
     if off:
         yield None
         return
     from tridiff.harness.isolation.isolated import TIMEOUT, Isolated, Limits
 
-    limits = Limits(seconds=timeout or TIMEOUT, most_bytes=int((memory_limit or 0.0) * 2**30))
+    most = memory_limit or given.memory_limit or 0.0
+    limits = Limits(seconds=timeout or given.timeout or TIMEOUT, most_bytes=int(most * 2**30))
     with contextlib.closing(Isolated(limits, worker)) as examiner:
         yield examiner
-
-
-def _each(*listeners: Listener) -> Listener:
-    def listen(event: Event) -> None:
-        for listener in listeners:
-            listener(event)
-
-    return listen
 
 
 def _spec(engine: str | None, target: str) -> EngineSpec:
@@ -389,6 +451,11 @@ def _command(arguments: list[str]) -> Any:
     if code == _INTERRUPTED:
         raise KeyboardInterrupt
     return code
+
+
+def _warn(message: str) -> None:
+    """One line about what does not end the run."""
+    sys.stderr.write(f"tridiff: warning: {' '.join(message.split())}\n")
 
 
 def _fail(message: str, code: Exit) -> int:

@@ -29,6 +29,11 @@ def caches_ir() -> bool:
     return os.environ.get("TRIDIFF_CACHE", "1") != "0"
 
 
+def github_token() -> str | None:
+    """What GITHUB_TOKEN says, else GH_TOKEN; None without either."""
+    return os.environ.get("GITHUB_TOKEN") or os.environ.get("GH_TOKEN") or None
+
+
 def require_packages() -> None:
     """Raise `UsageError` unless a torch and a triton that tridiff supports can be imported and launches can be captured."""
     for name in _MINIMUM:

@@ -47,15 +47,19 @@ def as_json(finding: Finding) -> dict[str, Any]:
 
 def prepare(folder: Path, *, option: str = "--out") -> Path:
     """Make FOLDER/findings, so that an unwritable place is known before the work. Raises `UsageError` that names `option`."""
-    findings = folder / "findings"
+    return writable(folder / "findings", f"choose another folder with {option}")
+
+
+def writable(folder: Path, advice: str) -> Path:
+    """`folder`, made where it is missing. Raises `UsageError` with `advice` where nothing can be written to it."""
     try:
-        findings.mkdir(parents=True, exist_ok=True)
-        probe = findings / ".tridiff-write-test"
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".tridiff-write-test"
         probe.touch()
         probe.unlink(missing_ok=True)  # Another process may be probing, too.
     except OSError as error:
-        raise UsageError(f"cannot write to {findings}: {error.strerror}; choose another folder with {option}") from error
-    return findings
+        raise UsageError(f"cannot write to {folder}: {error.strerror}; {advice}") from error
+    return folder
 
 
 def write(folder: Path, finding: Finding) -> Path:

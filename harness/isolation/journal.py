@@ -21,6 +21,7 @@ from tridiff.harness.engines.spec import EngineSpec, UsageError
 from tridiff.harness.registry import Registry
 from tridiff.harness.runner.events import CaseDone, Event
 from tridiff.harness.runner.examine import KernelRef
+from tridiff.harness.runner.session import Session
 
 FOLDER = "in-flight"
 
@@ -50,6 +51,17 @@ class Journal:
             self._path = self._path.rename(folder / f"{name}.json")
         except OSError as error:
             raise UsageError(f"cannot write to {folder}: {error.strerror}; choose another folder with --out") from error
+
+    def accompany(self, session: Session) -> None:
+        """Let `session` begin with what was in flight, and write down what it runs."""
+        listener, first = session.listener, session.first
+
+        def listen(event: Event) -> None:
+            self.listen(event)
+            listener(event)
+
+        session.listener, session.begin = listen, self.begin
+        session.first = lambda kernel: [*self.cases(session.registry, kernel.name, session.spec.target), *first(kernel)]
 
     def begin(self, ref: KernelRef, spec: EngineSpec, case: Any) -> None:
         """Write down that `case` runs from now on. One line, so that a torn write leaves the first one whole."""

@@ -78,9 +78,11 @@ class FuzzReport:
     def _verdict(self, session: Session) -> str:
         cases = sum(tally.examples for tally in session.tallies.values())
         found = len(session.findings)
+        replayed = sum(tally.replayed for tally in session.tallies.values())
+        besides = f", and {replayed} from lists and earlier runs" if replayed else ""
         early = "interrupted: " if session.interrupted else ""
         outcome = f"{found} finding{'s' * (found != 1)}, case files in {self._folder}" if found else "no findings"
-        return f"{early}{cases} case{'s' * (cases != 1)} in {session.elapsed:.0f} s: {outcome}"
+        return f"{early}{cases} case{'s' * (cases != 1)}{besides} in {session.elapsed:.0f} s: {outcome}"
 
     def _line(self) -> str:
         elapsed = time.monotonic() - self._started

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 import hypothesis
-from hypothesis import HealthCheck, Phase, Verbosity
+from hypothesis import Phase
 from hypothesis.errors import Flaky
 from hypothesis.strategies import SearchStrategy
 
@@ -27,7 +27,7 @@ from tridiff.harness.runner.events import CaseDone, FindingMinimal, FindingSeen,
 from tridiff.harness.runner.examine import KernelRef, examine
 from tridiff.harness.runner.examiner import Examiner
 from tridiff.harness.runner.minimise import minimised
-from tridiff.harness.runner.seeding import draws_by_seed_alone
+from tridiff.harness.runner.seeding import draws_by_seed_alone, plain_settings
 
 ROUND = 400
 """Examples of one Hypothesis run; a new one starts from small cases again."""
@@ -213,7 +213,7 @@ class _Hunt:
         """Run; on a new Finding, store its minimal form in the campaign and announce it."""
 
         @hypothesis.seed(seed)
-        @hypothesis.settings(_settings(), max_examples=self._count, phases=self._phases())
+        @hypothesis.settings(plain_settings(), max_examples=self._count, phases=self._phases())
         @hypothesis.given(strategy)
         def test(case: Any) -> None:
             self._visit(case)
@@ -340,20 +340,6 @@ class _Hunt:
         self._campaign.findings[self._best.signature()] = self._best
         event = FindingMinimal(finding=self._best, examples=self._at, shrunk=not self._cut_short)
         self._campaign.listener(event)
-
-
-def _settings() -> hypothesis.settings:
-    """Ours alone: no profile of the host, no database, no deadline, nothing printed."""
-    return hypothesis.settings(
-        hypothesis.settings.get_profile("default"),
-        database=None,
-        deadline=None,
-        derandomize=False,
-        suppress_health_check=list(HealthCheck),
-        verbosity=Verbosity.quiet,
-        report_multiple_bugs=False,
-        print_blob=False,
-    )
 
 
 @contextmanager

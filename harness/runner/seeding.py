@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import hypothesis
+from hypothesis import HealthCheck, Verbosity
 from hypothesis.internal.conjecture import providers
 
 _METHOD = "_maybe_draw_constant"
@@ -29,3 +31,17 @@ def draws_by_seed_alone() -> Iterator[None]:
         yield
     finally:
         setattr(provider, _METHOD, before)
+
+
+def plain_settings() -> hypothesis.settings:
+    """Ours alone: no profile of the host, no database, no deadline, nothing printed."""
+    return hypothesis.settings(
+        hypothesis.settings.get_profile("default"),
+        database=None,
+        deadline=None,
+        derandomize=False,
+        suppress_health_check=list(HealthCheck),
+        verbosity=Verbosity.quiet,
+        report_multiple_bugs=False,
+        print_blob=False,
+    )

@@ -379,7 +379,8 @@ def test_damaged_case_file(invoke: Invoke) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["--help"], ["fuzz", "--help"], ["prove", "--help"], ["repro", "--help"], ["list", "--help"]]
+    "arguments",
+    [[], ["--help"], ["fuzz", "--help"], ["prove", "--help"], ["repro", "--help"], ["cases", "--help"], ["list", "--help"]],
 )
 def test_help(invoke: Invoke, arguments: list[str]) -> None:
     """Help goes to standard output; without arguments it is shown too, but is no success."""

@@ -32,10 +32,41 @@ def test_profile_is_ours(ci: str, name: str) -> None:
     assert result.stdout.strip() == name
 
 
-@pytest.mark.parametrize(("name", "derandomised"), [("tridiff-dev", False), ("tridiff-ci", True), ("tridiff-nightly", False)])
-def test_only_the_gate_repeats_its_inputs(name: str, *, derandomised: bool) -> None:
-    """Where a CI variable is set too, nightly and local runs draw new inputs; no profile has a deadline."""
+@pytest.mark.parametrize(
+    ("name", "derandomised", "examples"),
+    [
+        ("tridiff-dev", False, 100),
+        ("tridiff-ci", True, 100),
+        ("tridiff-gate", True, 100),
+        ("tridiff-nightly", False, 1000),
+        ("tridiff-deep", False, 10_000),
+    ],
+)
+def test_only_gates_repeat_their_inputs(name: str, examples: int, *, derandomised: bool) -> None:
+    """Local and nightly runs draw new inputs; no profile has a deadline, and one that repeats its inputs no database."""
     profile = settings.get_profile(name)
 
     assert profile.derandomize is derandomised
+    assert (profile.database is None) is derandomised
+    assert profile.max_examples == examples
     assert profile.deadline is None
+
+
+def test_profiles_where_a_ci_variable_is_set() -> None:
+    """Hypothesis then makes a derandomised profile current; a nightly run that inherited it would repeat its inputs for ever."""
+    code = """
+from hypothesis import settings
+assert settings.get_current_profile_name() == "ci", settings.get_current_profile_name()
+from tridiff.harness import profiles
+profiles.register()
+for name in profiles.names():
+    settings.load_profile(name)
+    print(name, settings.default.derandomize, settings.default.database is None)
+"""
+    environment = {**os.environ, "CI": "true"}
+
+    result = subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True)
+
+    repeating = {line.split()[0]: line.split()[1:] for line in result.stdout.splitlines()}
+    assert repeating.pop("tridiff-ci") == repeating.pop("tridiff-gate") == ["True", "True"]
+    assert repeating == {name: ["False", "False"] for name in ("tridiff-dev", "tridiff-nightly", "tridiff-deep")}

@@ -121,7 +121,7 @@ def test_missing_field(tmp_path: Path, name: str) -> None:
         ({"kernel": "scale_wring"}, "unknown kernel 'scale_wring': did you mean 'scale_wrong'?; known: scale, scale_wrong"),
         ({"engine": "cpuu"}, "unknown engine 'cpuu': did you mean 'cpu'?; engines: cpu"),
         ({"engine": "gpu"}, "engine 'gpu' is not available yet: use --engine cpu, which needs no GPU"),
-        ({"check": "mismatsch"}, "unknown check 'mismatsch'; checks: launch, hang, "),
+        ({"check": "mismatsch"}, "unknown check 'mismatsch'; checks: launch, crash, hang, "),
         ({"target": "gfx941"}, "unknown target 'gfx941': did you mean 'gfx94"),
         ({"case": []}, "a case must be a JSON object, got list"),
         ({"case": {"rows": 0}}, "rows=0: must be from 1 to 1000"),

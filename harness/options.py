@@ -1,0 +1,62 @@
+"""The options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tridiff.harness.engines.spec import DEFAULT_TARGET
+from tridiff.harness.settings import PROFILES
+
+OpOption = Annotated[list[str] | None, typer.Option("--op", metavar="NAME", help="Only kernels of this op; repeatable.")]
+KernelOption = Annotated[list[str] | None, typer.Option("--kernel", metavar="NAME", help="Only this kernel; repeatable.")]
+EngineOption = Annotated[str | None, typer.Option("--engine", metavar="NAME", help="How kernels are executed: cpu.")]
+TargetOption = Annotated[
+    str | None, typer.Option("--target", metavar="ARCH", help=f"GPU architecture to compile for [default: {DEFAULT_TARGET}].")
+]
+SeedOption = Annotated[int, typer.Option("--seed", metavar="N", help="The same seed gives the same cases and verdicts.")]
+RunSeedOption = Annotated[
+    int | None,
+    typer.Option(
+        "--seed", metavar="N", help="The same seed gives the same cases and verdicts [default: the profile's, 0 for dev]."
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
+ExamplesOption = Annotated[int | None, typer.Option("--max-examples", metavar="N", min=1, help="Cases to draw, in all.")]
+SecondsOption = Annotated[
+    float | None, typer.Option("--seconds", metavar="S", min=1.0, help="Time to spend [default: the profile's, 120 for dev].")
+]
+ModelOption = Annotated[
+    list[str] | None,
+    typer.Option("--model", metavar="NAME", help="Draw only shapes of this real model, or of NAME TPn; repeatable."),
+]
+PluginOption = Annotated[
+    list[str] | None, typer.Option("--plugin", metavar="FILE", help="Python file or module with more kernels; repeatable.")
+]
+NoIsolationOption = Annotated[
+    bool, typer.Option("--no-isolation", help="Run kernels in this process: for debuggers; a kernel that dies ends the run.")
+]
+TimeoutOption = Annotated[
+    float | None, typer.Option("--timeout", metavar="S", min=1.0, help="Seconds that one case may take [default: 60].")
+]
+MemoryOption = Annotated[
+    float | None,
+    typer.Option("--memory-limit", metavar="GIB", min=0.5, help="Memory of the process that runs a case [default: 8, or half]."),
+]
+OutOption = Annotated[
+    Path | None, typer.Option("--out", metavar="DIR", help="Case files of findings go to DIR/findings [default: tridiff-out].")
+]
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option("--config", metavar="FILE", help="Settings [default: the nearest tridiff.toml, or pyproject.toml with ours]."),
+]
+ProfileOption = Annotated[
+    str | None,
+    typer.Option("--profile", metavar="NAME", help=f"Budget, seed and database: {', '.join(PROFILES)} [default: dev]."),
+]
+CasesOption = Annotated[
+    list[Path] | None,
+    typer.Option("--cases", metavar="PATH", help="Run these first: a list of cases, or a folder of them; repeatable."),
+]

@@ -1,0 +1,143 @@
+"""Which file the settings are in, and what it holds."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tridiff.harness import config
+from tridiff.harness.engines.spec import UsageError
+from tridiff.harness.settings.checking import check
+from tridiff.harness.settings.model import Database, GitHub, Override, Settings
+
+OWN = "tridiff.toml"
+SHARED = "pyproject.toml"
+_HEADER = re.compile(r"^\s*\[+\s*tool\s*\.\s*[\"']?tridiff\b", re.MULTILINE)
+"""How a table of ours begins, for files that cannot be read as TOML."""
+
+
+def read(file: Path | None = None, *, start: Path | None = None) -> Settings:
+    """The settings of `file`, else of the nearest file from `start` upwards, by default the current folder; else the defaults.
+
+    Raises `UsageError` with one line that names the file, the key, the value and what is allowed.
+    """
+    found = _table_of(file) if file is not None else _nearest((start or Path.cwd()).absolute())
+    if found is None:
+        return Settings()
+    path, table = found
+    check(table, _shown(path))
+    return _settings(path.absolute(), table)
+
+
+Found = tuple[Path, dict[str, Any]]
+
+
+def _table_of(file: Path) -> Found:
+    """The settings of a file that was asked for; whatever its name, those of pyproject.toml are in a table."""
+    if file.name == SHARED:
+        table = _shared(file)
+        if table is None:
+            raise UsageError(f"{_shown(file)}: has no table [tool.tridiff]; add one, or give another file with --config")
+        return file, table
+    return file, _parsed(file, _text(file))
+
+
+def _nearest(start: Path) -> Found | None:
+    for folder in (start, *start.parents):
+        own, shared = folder / OWN, folder / SHARED
+        table = _shared(shared) if shared.is_file() else None
+        if own.is_file():
+            if table is not None:
+                raise UsageError(
+                    f"{_shown(own)}: {SHARED} beside it has [tool.tridiff] as well; keep the settings in one of them"
+                )
+            return own, _parsed(own, _text(own))
+        if table is not None:
+            return shared, table
+    return None
+
+
+def _shared(path: Path) -> dict[str, Any] | None:
+    """The table [tool.tridiff]; None without one, also where a file that does not mention us is no TOML."""
+    text = _text(path)
+    if "tridiff" not in text:
+        return None
+    try:
+        data = _parsed(path, text)
+    except UsageError:
+        if _HEADER.search(text) is None:
+            return None
+        raise
+    tool = data.get("tool", {})
+    table = tool.get("tridiff") if isinstance(tool, dict) else None
+    if table is not None and not isinstance(table, dict):
+        raise UsageError(f"{_shown(path)}: tool.tridiff: {table!r}: must be a table")
+    return table
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise UsageError(f"{_shown(path)}: no such file; give the path of a settings file with --config") from error
+    except OSError as error:
+        raise UsageError(f"{_shown(path)}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{_shown(path)}: not UTF-8 at byte {error.start}; save it as UTF-8") from error
+
+
+def _parsed(path: Path, text: str) -> dict[str, Any]:
+    parser = config.imported("tomllib") or config.imported("tomli")  # the former from Python 3.11
+    if parser is None:
+        raise UsageError(f"{_shown(path)}: cannot be read without the package tomli: pip install tomli")
+    try:
+        table: dict[str, Any] = parser.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{_shown(path)}: not TOML: {error}") from error
+    return table
+
+
+def _shown(path: Path) -> str:
+    """As short as it is clear: relative to the current folder where it lies below."""
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
+
+
+def _settings(path: Path, table: Mapping[str, Any]) -> Settings:
+    folder = path.parent
+    plain = {name: table[name] for name in ("profile", "target", "timeout", "memory_limit") if name in table}
+    return Settings(
+        **plain,
+        file=path,
+        plugins=tuple(_plugin(folder, name) for name in table.get("plugins", ())),
+        out=_path(folder, table, "out"),
+        cases=tuple(folder / name for name in table.get("cases", ())),
+        database=_database(folder, table["database"]) if "database" in table else None,
+        profiles={name: _override(values) for name, values in table.get("profiles", {}).items()},
+    )
+
+
+def _plugin(folder: Path, name: str) -> str:
+    """A file is relative to `folder`; a module has a dotted name."""
+    return str(folder / name) if name.endswith(".py") or os.sep in name else name
+
+
+def _path(folder: Path, table: Mapping[str, Any], name: str) -> Path | None:
+    return folder / table[name] if name in table else None
+
+
+def _database(folder: Path, table: Mapping[str, Any]) -> Database:
+    github = None
+    if "github" in table:
+        given = table["github"]
+        github = GitHub(**{**given, "directory": _path(folder, given, "directory")})
+    return Database(directory=_path(folder, table, "directory"), github=github)
+
+
+def _override(table: Mapping[str, Any]) -> Override:
+    """Numbers without a fraction are integers to the schema, also as `100.0`."""
+    whole = {name: int(table[name]) for name in ("examples", "seed") if isinstance(table.get(name), int | float)}
+    return Override(**{**table, **whole})
