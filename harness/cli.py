@@ -1,6 +1,6 @@
-"""Commands: fuzz, prove, repro, cases, list, doctor.
+"""Commands: fuzz, report, prove, repro, cases, list, doctor.
 
-Exit codes: 0 clean, 1 findings, 2 usage or environment, 3 tridiff itself.
+Exit codes: 0 clean, 1 findings, 2 usage or environment, 3 tridiff itself or infrastructure.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import signal
 import sys
 import traceback
 from collections.abc import Iterator
-from enum import IntEnum
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -28,7 +27,9 @@ from tridiff.harness.options import (
     EngineOption,
     ExamplesOption,
     JsonOption,
+    JunitOption,
     KernelOption,
+    MarkdownOption,
     MemoryOption,
     ModelOption,
     NoIsolationOption,
@@ -42,6 +43,7 @@ from tridiff.harness.options import (
     TargetOption,
     TimeoutOption,
 )
+from tridiff.harness.report.verdict import Exit, Verdict
 
 if TYPE_CHECKING:
     from tridiff.harness.api import Fault, Found
@@ -53,24 +55,17 @@ if TYPE_CHECKING:
     from tridiff.harness.runner.session import Session
     from tridiff.harness.settings import Plan, Settings
 
+__all__ = ["Exit", "app", "main"]
+
 PLAIN_WIDTH = 132
 """Columns of a table that goes to a file or a pipe."""
 _INTERRUPTED = 128 + signal.SIGINT
 
 
-class Exit(IntEnum):
-    """The exit codes of every command."""
-
-    CLEAN = 0
-    FINDINGS = 1
-    USAGE = 2
-    HARNESS = 3
-
-
 app = typer.Typer(
     name="tridiff",
     help="Differential fuzzing of Triton attention and KV-cache kernels, for AMD GPUs, with or without one.",
-    epilog="Exit codes: 0 clean, 1 findings, 2 usage or environment, 3 tridiff itself failed.",
+    epilog="Exit codes: 0 clean, 1 findings, 2 usage or environment, 3 tridiff itself failed, or the machine.",
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -96,6 +91,8 @@ def fuzz(
     memory_limit: MemoryOption = None,
     no_isolation: NoIsolationOption = False,
     as_json: JsonOption = False,
+    junit: JunitOption = None,
+    markdown: MarkdownOption = None,
 ) -> int:
     """Draw hostile but legal cases, run each kernel beside its reference, report every way it goes wrong."""
     if seconds is not None and not math.isfinite(seconds):
@@ -109,24 +106,61 @@ def fuzz(
     registry = _registry(plugins, plan.target)
     from tridiff.harness import repro
     from tridiff.harness.isolation.journal import Journal
+    from tridiff.harness.report import eventfile
     from tridiff.harness.report.fuzzing import FuzzReport
+    from tridiff.harness.report.outputs import Outputs
     from tridiff.harness.runner.campaign import Budget
     from tridiff.harness.runner.session import Session
 
     spec = _spec(engine, plan.target)
     kernels = registry.knowing(registry.select(op or [], kernel or []), model or [])
     folder = repro.prepare(_short(plan.out))
-    report = FuzzReport(_stdout(), _stderr(), folder, as_json=as_json)
+    outputs = Outputs(console=_stdout(), as_json=as_json, junit=junit, markdown=markdown)
+    outputs.prepare()
     budget = Budget(examples=plan.profile.examples, seconds=plan.profile.seconds)
-    session = Session(kernels, spec, plan.seed, budget, report.listen, registry, tuple(model or ()))
-    _recall(plan, session)
     isolation = _examining(worker, given, timeout, memory_limit, off=no_isolation)
-    with contextlib.closing(Journal(_short(plan.out))) as journal, isolation as session.examiner:
+    with (
+        eventfile.fresh(_short(plan.out) / eventfile.NAME) as events,
+        contextlib.closing(Journal(_short(plan.out))) as journal,
+        isolation as examiner,
+    ):
+        report = FuzzReport(outputs, _stderr(), folder, events)
+        session = Session(kernels, spec, plan.seed, budget, report.listen, registry, tuple(model or ()), examiner=examiner)
+        _recall(plan, session)
         journal.accompany(session)
-        report.run(session)
-    if session.unjudged and not session.findings:
-        raise UsageError(f"no case of {', '.join(session.unjudged)} could be judged: the run above says why")
-    return Exit.FINDINGS if session.findings else Exit.CLEAN
+        return _concluded(report.run(session))
+
+
+def _concluded(verdict: Verdict) -> int:
+    """The exit code, after the line that belongs to it."""
+    return verdict.code if verdict.complaint is None else _fail(verdict.complaint, verdict.code)
+
+
+@app.command()
+def report(
+    files: Annotated[list[Path], typer.Argument(metavar="EVENTS.jsonl", help="Records that fuzz wrote; of several, the sum.")],
+    as_json: JsonOption = False,
+    junit: JunitOption = None,
+    markdown: MarkdownOption = None,
+) -> int:
+    """Show again what runs recorded, also of one that was killed. Exits as the run did."""
+    from tridiff.harness.report import eventfile
+    from tridiff.harness.report.outputs import Outputs
+    from tridiff.harness.report.run_text import headline
+    from tridiff.harness.report.verdict import verdict_of, without_output
+
+    outputs = Outputs(console=_stdout(), as_json=as_json, junit=junit, markdown=markdown)
+    outputs.prepare()
+    readings = [eventfile.read(file) for file in files]
+    runs = [run for reading in readings for run in reading.runs]
+    if not as_json:
+        _say(headline(runs))
+    complaints = outputs.show(runs)
+    torn = [f"{reading.path}: the last line is not whole, and was left out" for reading in readings if reading.torn]
+    for line in (*complaints, *torn):
+        _fail(line, Exit.USAGE)
+    known = verdict_of(runs)
+    return _concluded(without_output(known) if complaints else known)
 
 
 def _recall(plan: Plan, session: Session) -> None:

@@ -46,8 +46,15 @@ MemoryOption = Annotated[
     typer.Option("--memory-limit", metavar="GIB", min=0.5, help="Memory of the process that runs a case [default: 8, or half]."),
 ]
 OutOption = Annotated[
-    Path | None, typer.Option("--out", metavar="DIR", help="Case files of findings go to DIR/findings [default: tridiff-out].")
+    Path | None,
+    typer.Option(
+        "--out",
+        metavar="DIR",
+        help="Case files of findings go to DIR/findings, records to DIR/events.jsonl [default: tridiff-out].",
+    ),
 ]
+JunitOption = Annotated[Path | None, typer.Option("--junit", metavar="FILE", help="Write JUnit XML as well.")]
+MarkdownOption = Annotated[Path | None, typer.Option("--markdown", metavar="FILE", help="Write a summary in Markdown as well.")]
 ConfigOption = Annotated[
     Path | None,
     typer.Option("--config", metavar="FILE", help="Settings [default: the nearest tridiff.toml, or pyproject.toml with ours]."),

@@ -5,6 +5,7 @@ Whoever imports this needs torch and Triton.
 
 from __future__ import annotations
 
+import json
 import time
 import traceback
 from dataclasses import dataclass, field
@@ -17,11 +18,13 @@ from tridiff.harness import profiles, repro
 from tridiff.harness.api import Finding
 from tridiff.harness.engines.cpu.engine import CpuEngine
 from tridiff.harness.engines.spec import DEFAULT_TARGET, EngineSpec, UsageError, best_engine, check_target
-from tridiff.harness.pytest_plugin import options, summary
+from tridiff.harness.pytest_plugin import events, options, summary
 from tridiff.harness.pytest_plugin.failure import Failure, one_line
 from tridiff.harness.pytest_plugin.kernels import selected, warnings_as_usual
 from tridiff.harness.registry import Registry
-from tridiff.harness.report.text import finding_text, reasons_text
+from tridiff.harness.report.recording import Recording
+from tridiff.harness.report.run_text import reasons_text
+from tridiff.harness.report.text import finding_text
 from tridiff.harness.runner.campaign import Budget, HarnessBug
 from tridiff.harness.runner.events import Event, FindingMinimal, FindingSeen, Tally
 from tridiff.harness.runner.session import Session
@@ -112,12 +115,18 @@ class _Run:
     shrunk: dict[str, bool] = field(default_factory=dict)
     unwritten: str = ""
 
+    def __post_init__(self) -> None:
+        """Begin the records."""
+        folder = self._from_here(self.options.out / "findings")
+        file = events.file_of(self.item.config)
+        self.recording = Recording(self.session, file, folder=folder, named=lambda name: str(self._from_here(Path(name))))
+
     def go(self) -> FuzzRun:
         """Run to the end of the budget. Raises `Failure`, or KeyboardInterrupt."""
         __tracebackhide__ = True
         self.session.listener = self._listen
         try:
-            with warnings_as_usual():
+            with warnings_as_usual(), self.recording:
                 self.session.run()
         except UsageError as error:
             raise Failure(f"tridiff: {one_line(error)}") from None
@@ -140,7 +149,10 @@ class _Run:
             raise Failure(self._text(), self._headline())
         kernel = session.kernels[0].name
         if session.unjudged:
-            raise Failure("\n".join([f"no case of {kernel} could be judged", *reasons_text(session.tallies)]), self._headline())
+            raise Failure(
+                "\n".join([f"no case of {kernel} could be judged", *reasons_text({kernel: session.tallies[kernel].reasons})]),
+                self._headline(),
+            )
         return FuzzRun(kernel=kernel, spec=session.spec, seed=session.seed, budget=session.budget, tally=session.tallies[kernel])
 
     def _listen(self, event: Event) -> None:
@@ -153,6 +165,8 @@ class _Run:
                 self.unwritten = one_line(error)
         if isinstance(event, FindingMinimal):
             self.shrunk[event.finding.signature()] = event.shrunk
+        file = self.files.get(event.finding.signature()) if isinstance(event, FindingSeen | FindingMinimal) else None
+        self.recording.event(event, path=self._from_here(file) if file else None, unwritten=None if file else self.unwritten)
 
     def _headline(self) -> str:
         """One line: the first finding and how many there are besides, or why nothing could be judged."""
@@ -186,6 +200,9 @@ class _Run:
     def _record(self) -> None:
         """Let the counts travel with the report of the test: to the summary, from xdist's workers too, and to JUnit XML."""
         self.item.user_properties.append((summary.PROPERTY, self._properties()))
+        file = events.file_of(self.item.config)
+        if file.complaint:
+            self.item.user_properties.append((summary.LOST, json.dumps([str(file.path), file.complaint])))
 
     def _properties(self) -> str:
         session = self.session

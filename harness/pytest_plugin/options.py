@@ -46,7 +46,7 @@ def add(parser: pytest.Parser) -> None:
         ("examples", "N", "cases that a fuzz test draws, instead of what it says [max_examples of the Hypothesis profile]"),
         ("seconds", "S", "time that a fuzz test takes, instead of what it says [no limit]"),
         ("engine", "NAME", "how kernels are executed: cpu"),
-        ("out", "DIR", f"case files of findings go to DIR/findings [{OUT} in the root directory]"),
+        ("out", "DIR", f"case files of findings go to DIR/findings, records to DIR [{OUT} in the root directory]"),
     ):
         group.addoption(f"--tridiff-{name}", metavar=metavar, default=None, help=text)
     for name, metavar, text in (

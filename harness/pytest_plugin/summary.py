@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 PROPERTY = "tridiff"
 """Name of the property; there is one for each call of `fuzz`, a JSON object."""
+LOST = "tridiff-lost"
+"""Name of the property of a test whose records could not all be written: the file, and what is wrong with it."""
 
 _INTERRUPTED = pytest.StashKey[list[tuple[str, str]]]()
 """Property and findings of the test that Ctrl-C ended: pytest makes no report for it."""
@@ -73,7 +75,7 @@ def write(reporter: pytest.TerminalReporter) -> None:
     """Write a line for each kernel, and why cases were not judged; nothing where nothing was fuzzed."""
     cut_short = reporter.config.stash.get(_INTERRUPTED, [])
     rows: dict[str, _Row] = {}
-    for text in [*_properties(reporter), *(counts for counts, _ in cut_short)]:
+    for text in [*_properties(reporter, PROPERTY), *(counts for counts, _ in cut_short)]:
         counts = json.loads(text)
         rows.setdefault(counts["kernel"], _Row()).add(counts)
     if not rows:
@@ -81,16 +83,18 @@ def write(reporter: pytest.TerminalReporter) -> None:
     reporter.section("tridiff")
     for line in _table(rows):
         reporter.write_line(line)
+    for line in dict(json.loads(text) for text in _properties(reporter, LOST)).values():  # the latest of each file
+        reporter.write_line(line)
     for _, findings in cut_short:
         reporter.write_line(f"interrupted{': what was found until then follows' if findings else ''}\n{findings}".rstrip())
 
 
-def _properties(reporter: pytest.TerminalReporter) -> Iterator[str]:
-    """The property of every call of `fuzz`; the last report of a test has all of its calls."""
+def _properties(reporter: pytest.TerminalReporter, name: str) -> Iterator[str]:
+    """The property `name` of every call of `fuzz`; the last report of a test has all of its calls."""
     reports = [report for reports in reporter.stats.values() for report in reports if isinstance(report, pytest.TestReport)]
     tests = {report.nodeid: report for phase in ("setup", "call") for report in reports if report.when == phase}
     for report in tests.values():
-        yield from (str(value) for name, value in report.user_properties if name == PROPERTY)
+        yield from (str(value) for known, value in report.user_properties if known == name)
 
 
 def _table(rows: Mapping[str, _Row]) -> Iterator[str]:

@@ -1,1 +1,7 @@
-"""What the user reads. `text`: findings and tables. `progress`: the live display. `document`: the JSON form of a run."""
+"""What the user reads.
+
+Of a fuzz run: `recording` makes records of events, `records` says what they hold, `eventfile` keeps them on disk, `summary`
+folds them, `verdict` says what they come to, and `run_text`, `run_document`, `junit` and `markdown` show the sum; `outputs`
+says where. From `records` on, none of these needs torch, so `tridiff report` works anywhere. `fuzzing` does it all live, with
+`progress`. `text`, `document`: the same for `prove`, `repro` and `list`. `doctor`: for the command of that name.
+"""

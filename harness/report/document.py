@@ -1,73 +1,14 @@
-"""The JSON form of what a run found."""
+"""The JSON form of what `prove` and `list` have to say; that of fuzz runs is in `run_document`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from pathlib import Path
+from collections.abc import Iterable
 from typing import Any
 
-from tridiff.harness.api import CHECKS, SCHEMA, Finding, to_json
+from tridiff.harness.api import CHECKS, SCHEMA, to_json
 from tridiff.harness.engines.spec import EngineSpec
 from tridiff.harness.registry import Registry
-from tridiff.harness.repro import as_json, command
-from tridiff.harness.runner.events import Tally
 from tridiff.harness.runner.prove import Proof
-from tridiff.harness.runner.session import Session
-
-
-def fuzz_document(session: Session, files: Mapping[str, Path], shrunk: Mapping[str, bool]) -> dict[str, Any]:
-    """Everything the closing table says, and each Finding with its number of hits.
-
-    `files`, `shrunk`: by signature, the case file of a Finding and whether its Case is minimal.
-    """
-    return {
-        "schema": SCHEMA,
-        "seed": session.seed,
-        "engine": session.spec.name,
-        "target": session.spec.target,
-        "plugins": list(session.registry.plugins),
-        "seconds": round(session.elapsed, 3),
-        "interrupted": session.interrupted,
-        "kernels": [
-            {"op": kernel.op, "kernel": kernel.name, **_counts(session.tallies.get(kernel.name, Tally()))}
-            for kernel in session.kernels
-        ],
-        "findings": [
-            finding_document(finding, session, files.get(signature), shrunk=shrunk.get(signature, False))
-            for signature, finding in session.findings.items()
-        ],
-    }
-
-
-def _counts(tally: Tally) -> dict[str, Any]:
-    return {
-        "cases": tally.examples,
-        "shrink_runs": tally.shrink_runs,
-        "clean": tally.clean,
-        "inconclusive": tally.inconclusive,
-        "failing": tally.failing,
-        "skipped": tally.skipped,
-        "unsupported": tally.unsupported,
-        "reasons": tally.reasons,
-        "specialisations": len(tally.specialisations),
-        "worst_ratio": tally.worst_ratio,
-    }
-
-
-def finding_document(finding: Finding, session: Session, file: Path | None, *, shrunk: bool) -> dict[str, Any]:
-    """The finding's case file, with its signature, source line, the other checks that fired, and how to run it again."""
-    signature = finding.signature()
-    plugins = session.registry.plugins_for(finding.kernel)
-    return {
-        "signature": signature,
-        "line": finding.line,
-        "others": list(dict.fromkeys(finding.others)),
-        "hits": session.tallies[finding.kernel].hits.get(signature, 1),
-        "file": None if file is None else str(file),
-        "reproduce": None if file is None else command(file, plugins),
-        "shrunk": shrunk,
-        **as_json(finding),
-    }
 
 
 def prove_document(

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hosting import LOAD, MY_KERNELS, ONE_KERNEL, PLUGIN, Host, lines_of
+from hosting import EVERY_KERNEL, LOAD, MY_KERNELS, ONE_KERNEL, PLUGIN, Host, lines_of
 from hypothesis import settings
 from plugging import left_as_found
 
@@ -20,6 +20,7 @@ from tridiff.harness import cli, plugins, profiles
 from tridiff.harness.api import Clean, Outcome, Unsupported
 from tridiff.harness.engines.spec import UsageError
 from tridiff.harness.registry import Registry
+from tridiff.harness.report.eventfile import read
 from tridiff.harness.runner import campaign
 from tridiff.harness.runner.examine import examine
 
@@ -107,7 +108,7 @@ def test_clean_kernel(host: Host) -> None:
     assert (counts["kernel"], counts["target"], counts["seed"], counts["cases"]) == ("scale", "gfx942", 3, 20)
     assert counts["worst_ratio"] > 0.0
     assert result.outlines[at + 2].split() == ["scale", "20", f"{counts['worst_ratio']:.3f}", "0", "0", "0"]
-    assert not Path("tridiff-out").exists()
+    assert [path.name for path in Path("tridiff-out").iterdir()] == ["events-master.jsonl"]
 
 
 def test_counts_add_up(host: Host) -> None:
@@ -150,7 +151,7 @@ def check_command(command: str) -> None:
     """The command finds its file, and the case fails again."""
     program, *arguments = shlex.split(command)
     with pytest.raises(SystemExit) as left:
-        cli.main(arguments)
+        cli.main([*arguments, "--no-isolation"])
     assert program == "tridiff"
     assert left.value.code == cli.Exit.FINDINGS
 
@@ -218,6 +219,25 @@ def test_finding_of_a_worker(host: Host, pytester: pytest.Pytester) -> None:
     check_command(commands[0].removeprefix("  reproduce: "))
     (line,) = lines_of(result, "scale_wrong ")
     assert (line.split()[1], line.split()[-1]) == ("40", "1")
+    files = sorted(Path("there").glob("*.jsonl"))
+    assert {path.name for path in files} <= {"events-gw0.jsonl", "events-gw1.jsonl"}
+    runs = [run for path in files for run in read(path).runs]
+    assert [run.kernels["scale_wrong"].cases for run in runs] == [20, 20]
+    assert {str(record["reproduce"]) for run in runs for record in run.findings.values()} == {
+        line.removeprefix("  reproduce: ") for line in commands
+    }
+
+
+def test_events_of_a_process(host: Host) -> None:
+    """The records of its tests are in one file, which every pytest run begins anew."""
+    for seed in (1, 2):
+        host(EVERY_KERNEL, f"--tridiff-seed={seed}").assert_outcomes(passed=1, failed=1)
+
+    runs = read(Path("tridiff-out/events-master.jsonl")).runs
+
+    assert [(run.run["seed"], run.run["folder"], run.killed) for run in runs] == [(2, "tridiff-out/findings", False)] * 2
+    assert [name for run in runs for name in run.kernels] == ["scale", "scale_wrong"]
+    assert [counts.cases for run in runs for counts in run.kernels.values()] == [5, 5]
 
 
 @pytest.mark.parametrize("folder", [".", "below"])
@@ -250,6 +270,8 @@ def test_finding_without_a_place_for_its_file(host: Host) -> None:
     assert line.startswith("  no case file: cannot write to ")
     assert line.endswith("; choose another folder with --tridiff-out")
     assert lines_of(result, "FINDING scale-mismatch-")
+    (lost,) = lines_of(result, str(Path.cwd() / "tridiff-out/events-master.jsonl"))
+    assert re.search(r" is incomplete: \d+ records could not be written: Not a directory$", lost)
 
 
 # Neither clean nor failing

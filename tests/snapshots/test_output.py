@@ -11,8 +11,10 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from xml.dom import minidom
 
 import pytest
+import recorded
 from rich.console import Console, RenderableType
 from syrupy.assertion import SnapshotAssertion
 from toy.family import registry
@@ -22,8 +24,8 @@ from tridiff.harness import cli
 from tridiff.harness import registry as registries
 from tridiff.harness.api import Finding
 from tridiff.harness.engines.spec import EngineSpec
-from tridiff.harness.report import document, text
-from tridiff.harness.runner.events import Tally
+from tridiff.harness.report import document, junit, markdown, recording, run_document, run_text, text
+from tridiff.harness.report.summary import Summary
 from tridiff.harness.runner.prove import Proof
 
 WIDTH = 120
@@ -52,22 +54,35 @@ SILENT = Finding(
     case=ScaleCase(),
     others=("poison", "poison"),
 )
-TALLIES = {
-    "scale": Tally(
-        examples=1200,
-        shrink_runs=300,
-        clean=1183,
-        inconclusive=60,
-        failing=10,
-        skipped=3,
-        unsupported=4,
-        worst_ratio=0.98765,
-        specialisations={"a", "b"},
-        hits={FINDING.signature(): 10},
-        reasons={"no address space for x: 9.0 GiB of torch.float32": 3, "the operation tt.scan (scale.py:29)": 4},
-    ),
-    "scale_wrong": Tally(examples=7, failing=1),
-}
+MANY = recorded.folded(
+    [
+        recorded.run("scale", "scale_wrong"),
+        *[recorded.case(specialisations=["a", "b"], ratio=0.98765)] * 1123,
+        *[recorded.case(conclusive=False)] * 60,
+        *[recorded.case("found", signature=FINDING.signature())] * 10,
+        *[recorded.case("skipped", reason="no address space for x: 9.0 GiB of torch.float32")] * 3,
+        *[recorded.case("unsupported")] * 4,
+        *[recorded.case(kind="shrinking")] * 300,
+        recorded.finding(FINDING, file="out/findings/x.json", reproduce="tridiff repro out/findings/x.json", unwritten=None),
+        *[recorded.case("found", kernel="scale_wrong", signature=SILENT.signature(), specialisations=[])] * 7,
+        recorded.finding(SILENT),
+        recorded.end(seconds=60.0),
+    ]
+)
+"""A run with everything that is usual."""
+TROUBLED = recorded.folded(
+    [
+        recorded.run("scale", "scale_wrong", shard="2/4"),
+        *[recorded.case(kind="replayed")] * 3,
+        *[recorded.case(ratio=0.25)] * 5,
+        recorded.death(),
+        recorded.death(confirming=True),
+        recorded.case("infrastructure", reason="the process died of SIGSEGV", tail=["first\x1b[31m line", "last | ``` line"]),
+        recorded.case("found", kernel="scale_wrong", signature=SILENT.signature()),
+        recorded.finding(SILENT, stage="seen", shrunk=None),
+    ]
+)
+"""A run that was killed while it shrank a finding, after the machine had failed it once."""
 
 
 def shown(renderable: RenderableType, width: int = WIDTH) -> str:
@@ -96,6 +111,7 @@ def read(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tm
     known = registry()
     known.faults["scale"] = known.faults["scale"][:2]
     monkeypatch.setattr(registries, "builtin", lambda: known)
+    monkeypatch.setattr(recording, "environment", lambda: recorded.ENVIRONMENT)
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.chdir(tmp_path)
 
@@ -120,23 +136,34 @@ def test_finding_that_is_not_fully_shrunk(snapshot: SnapshotAssertion) -> None:
 
 def test_fuzz_table(snapshot: SnapshotAssertion) -> None:
     """The closing table, and why cases were not judged."""
-    known = registry()
-    table = text.fuzz_table(known.select([], []), TALLIES, [FINDING, SILENT], elapsed=60.0)
+    reasons = {name: counts.reasons for name, counts in MANY.kernels.items()}
 
-    assert "\n".join([shown(table), *text.reasons_text(TALLIES)]) == snapshot
+    assert "\n".join([shown(run_text.fuzz_table([MANY])), *run_text.reasons_text(reasons)]) == snapshot
 
 
 def test_fuzz_table_in_a_narrow_terminal() -> None:
     """At 80 columns the Op is left out, and no heading or number is cut."""
-    known = registry()
-    table = text.fuzz_table(known.select([], []), TALLIES, [FINDING, SILENT], elapsed=60.0, with_op=False)
-
-    said = shown(table, 80)
+    said = shown(run_text.fuzz_table([MANY], with_op=False), 80)
 
     assert "\u2026" not in said
     assert max(map(len, said.splitlines())) <= 80
     for heading in ("kernel", "cases/s", "inconcl.", "judged", "findings"):
         assert heading in said
+
+
+@pytest.mark.parametrize("runs", [[MANY], [TROUBLED], [MANY, TROUBLED]], ids=["many", "troubled", "both"])
+def test_forms_of_a_run(snapshot: SnapshotAssertion, runs: list[Summary]) -> None:
+    """A usual run, one that was killed, and their sum: as text, as a document, as JUnit XML and as Markdown."""
+    console = Console(file=io.StringIO(), width=WIDTH, color_system=None, legacy_windows=False)
+
+    run_text.show(console, runs)
+
+    output = console.file
+    assert isinstance(output, io.StringIO)
+    assert f"{run_text.headline(runs)}\n{output.getvalue()}" == snapshot(name="text")
+    assert json.dumps(run_document.runs_document(runs), indent=2) == snapshot(name="json")
+    assert minidom.parseString(junit.junit(runs)).toprettyxml(indent=" ") == snapshot(name="junit")  # noqa: S318
+    assert markdown.markdown(runs) == snapshot(name="markdown")
 
 
 def test_prove_table(snapshot: SnapshotAssertion) -> None:
@@ -182,7 +209,10 @@ def test_list(read: Read, snapshot: SnapshotAssertion) -> None:
         ("fuzz", "--engine", "gpu"),
         ("fuzz", "--target", "gfx943"),
         ("fuzz", "--out", "/dev/null/x"),
+        ("fuzz", "--junit", "/dev/null/x.xml"),
+        ("fuzz", "--markdown", "/dev/null/x.md"),
         ("repro", "none.json"),
+        ("report", "none.jsonl"),
     ],
     ids=" ".join,
 )
@@ -192,9 +222,9 @@ def test_error_line(read: Read, snapshot: SnapshotAssertion, arguments: tuple[st
 
 
 @pytest.mark.skipif(importlib.metadata.version("typer") != TYPER, reason=f"the help was laid out by typer {TYPER}")
-@pytest.mark.parametrize("command", ["", "fuzz", "prove", "repro", "cases", "list", "doctor"])
+@pytest.mark.parametrize("command", ["", "fuzz", "report", "prove", "repro", "cases", "list", "doctor"])
 def test_help(read: Read, snapshot: SnapshotAssertion, command: str) -> None:
     """The help of every command, on a terminal of 80 columns."""
     output = read(*command.split(), "--help")
 
-    assert re.sub(r"^Usage: .*? (?=\[OPTIONS\]|fuzz|prove|repro|cases|list|doctor)", "Usage: tridiff ", output) == snapshot
+    assert re.sub(r"^Usage: .*? (?=\[OPTIONS\]|fuzz|report|prove|repro|cases|list|doctor)", "Usage: tridiff ", output) == snapshot

@@ -1,0 +1,199 @@
+"""From the events of a session to records: into a file, and into the sum that is shown."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable, Iterable
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from tridiff.harness.api import CHECKS, Clean, Finding, Found, Infrastructure, Outcome, Skipped, Unsupported, to_json
+from tridiff.harness.doctor.environment import environment
+from tridiff.harness.engines.spec import UsageError
+from tridiff.harness.report.eventfile import EventFile
+from tridiff.harness.report.records import SCHEMA, Record
+from tridiff.harness.report.summary import Summary
+from tridiff.harness.report.verdict import Exit, verdict
+from tridiff.harness.repro import as_json, command
+from tridiff.harness.runner.events import CaseDone, Event, FindingMinimal, FindingSeen, WorkerDied
+from tridiff.harness.runner.session import Session
+
+
+class Recording:
+    """The records of `session`, written to `file` and folded into `summary` as they come; as a context, up to its end.
+
+    `folder`: where case files go, as the user is told. `shard`: "I/N" of a run that is one of several. `named`: what the user
+    is told of the name of a plug-in.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        file: EventFile,
+        *,
+        folder: Path,
+        shard: str | None = None,
+        named: Callable[[str], str] = str,
+    ) -> None:
+        self._session = session
+        self._file = file
+        self._named = named
+        self._started = time.monotonic()
+        run = {**_run(session), **self._kernels(), "shard": shard, "folder": str(folder), "environment": environment()}
+        self.summary = Summary(run)
+        file.write(run)
+
+    def __enter__(self) -> Recording:  # noqa: PYI034 - nobody derives from it, and Self is Python 3.11's
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self.end(error)
+
+    def _kernels(self) -> dict[str, Any]:
+        kernels = self._session.kernels
+        return {
+            "kernels": [
+                {"op": kernel.op, "kernel": kernel.name, "plugins": self._plugins_for(kernel.name)} for kernel in kernels
+            ],
+            "plugins": [self._named(name) for name in self._session.registry.plugins],
+        }
+
+    def _plugins_for(self, kernel: str) -> list[str]:
+        return [self._named(name) for name in self._session.registry.plugins_for(kernel)]
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the beginning, to the millisecond."""
+        return round(time.monotonic() - self._started, 3)
+
+    def event(self, event: Event, *, path: Path | None = None, unwritten: str | None = None) -> None:
+        """Record what happened; `path`: the case file of a finding, or why it is `unwritten`."""
+        if isinstance(event, CaseDone):
+            self._add(_case(event))
+        elif isinstance(event, WorkerDied):
+            self._add(_death(event))
+        elif isinstance(event, FindingSeen | FindingMinimal):
+            self._add(self._finding(event, path, unwritten))
+
+    def end(self, error: BaseException | None = None) -> None:
+        """Record how the run ended: `error` is what it raised."""
+        ending = {
+            "record": "summary",
+            "seconds": self.elapsed,
+            "interrupted": self._session.interrupted,
+            "exit": 0 if error is None else int(_exit(error)),
+            "error": None if error is None else one_line(error),
+            "lost": 0,
+            "totals": self.summary.totals(),
+        }
+        self.summary.add(ending)
+        ending["exit"] = int(verdict(self.summary).code)
+        self._file.write({**ending, "lost": self._file.lost})  # of the sum in memory nothing is lost
+
+    def _finding(self, event: FindingSeen | FindingMinimal, path: Path | None, unwritten: str | None) -> dict[str, Any]:
+        minimal = isinstance(event, FindingMinimal)
+        return {
+            "record": "finding",
+            "stage": "minimal" if minimal else "seen",
+            "examples": event.examples,
+            "shrunk": event.shrunk if isinstance(event, FindingMinimal) else None,
+            **finding_fields(event.finding, path, self._plugins_for(event.finding.kernel)),
+            "unwritten": unwritten,
+        }
+
+    def _add(self, record: dict[str, Any]) -> None:
+        timed: Record = {"record": record.pop("record"), "seconds": self.elapsed, **record}
+        self.summary.add(timed)
+        self._file.write(timed)
+
+
+def _exit(error: BaseException) -> Exit:
+    """The exit code of the command that ends with `error`."""
+    return Exit.USAGE if isinstance(error, UsageError | KeyboardInterrupt) else Exit.HARNESS
+
+
+def _run(session: Session) -> dict[str, Any]:
+    return {
+        "record": "run",
+        "schema": SCHEMA,
+        "started": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "seed": session.seed,
+        "engine": session.spec.name,
+        "target": session.spec.target,
+        "models": list(session.models),
+        "budget": dataclasses.asdict(session.budget),
+    }
+
+
+def _case(event: CaseDone) -> dict[str, Any]:
+    return {
+        "record": "case",
+        "kernel": event.kernel,
+        "case": digest(event.case),
+        "kind": "shrinking" if event.shrinking else "replayed" if event.replayed else "drawn",
+        **_outcome(event.outcome),
+    }
+
+
+def _outcome(outcome: Outcome) -> dict[str, Any]:
+    match outcome:
+        case Clean():
+            ratio = outcome.ratio if math.isfinite(outcome.ratio) else None  # which JSON cannot express
+            names = list(outcome.specialisations)
+            return {"outcome": "clean", "ratio": ratio, "conclusive": outcome.conclusive, "specialisations": names}
+        case Found():
+            names = list(outcome.specialisations)
+            return {"outcome": "found", "signature": outcome.finding.signature(), "specialisations": names}
+        case Skipped():
+            return {"outcome": "skipped", "reason": outcome.reason}
+        case Unsupported():
+            return {"outcome": "unsupported", "reason": outcome.reason, "line": outcome.line}
+        case Infrastructure():
+            return {"outcome": "infrastructure", "reason": outcome.reason, "tail": list(outcome.tail)}
+
+
+def _death(event: WorkerDied) -> dict[str, Any]:
+    return {
+        "record": "worker_died",
+        "kernel": event.kernel,
+        "case": to_json(event.case),
+        "how": event.how,
+        "tail": list(event.tail),
+        "confirming": event.confirming,
+    }
+
+
+def digest(case: Any) -> str:
+    """12 hexadecimal digits by which the Cases of a run can be told apart, whatever the run."""
+    content = json.dumps(to_json(case), separators=(",", ":")).encode()
+    return hashlib.blake2b(content, digest_size=6).hexdigest()
+
+
+def finding_fields(finding: Finding, path: Path | None, plugins: Iterable[str] = ()) -> dict[str, Any]:
+    """What the records and the blocks of the terminal say of a finding; `path`: its case file, which needs `plugins`."""
+    return {
+        "signature": finding.signature(),
+        "meaning": CHECKS[finding.check],
+        "line": finding.line,
+        "others": list(dict.fromkeys(finding.others)),
+        "differing": differing(finding.case),
+        "file": None if path is None else str(path),
+        "reproduce": None if path is None else command(path, plugins),
+        "repro": as_json(finding),
+    }
+
+
+def differing(case: Any) -> dict[str, Any]:
+    """The fields of `case` that have no default or differ from it, in order."""
+    changed = {field.name for field in dataclasses.fields(case) if getattr(case, field.name) != field.default}
+    return {name: value for name, value in to_json(case).items() if name in changed}
+
+
+def one_line(error: BaseException) -> str:
+    """The error's message in one line, its kind where it has none."""
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,181 @@
+"""What the terminal shows of a run, or of several: blocks, a table and lines, from their sums alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from tridiff.harness.report.records import Record
+from tridiff.harness.report.summary import Counts, Deaths, Summary, findings_of, kernels_of
+
+WIDE = 100
+"""Columns of a terminal below which the closing table leaves out the Op."""
+
+
+def headline(runs: Sequence[Summary]) -> str:
+    """What is fuzzed, and how."""
+    names = ", ".join(kernels_of(runs))
+    engines, targets, seeds = (_list(run.run[name] for run in runs) for name in ("engine", "target", "seed"))
+    where = f"fuzzing {names} on engine {engines}, target {targets}, seed {seeds}"
+    if len(runs) > 1:
+        return f"{len(runs)} runs: {where}"
+    return where + (f", shard {runs[0].run['shard']}" if runs[0].run["shard"] else "")
+
+
+def _list(values: Iterable[Any]) -> str:
+    return ", ".join(map(str, dict.fromkeys(values)))
+
+
+def show(console: Console, runs: Sequence[Summary]) -> None:
+    """Everything but the headline: findings, infrastructure failures, the table, and what else there is to say."""
+    for record, hits in findings_of(runs).values():
+        console.print(finding_block(record, hits), soft_wrap=True)
+    kernels = kernels_of(runs)
+    for block in infrastructure_blocks(kernels):
+        console.print(block, soft_wrap=True)
+    console.print(fuzz_table(runs, with_op=console.width >= WIDE))
+    for line in (*reasons_text({name: counts.reasons for name, counts in kernels.items()}), *notes(runs), closing(runs)):
+        console.print(line, markup=False, soft_wrap=True)
+
+
+def finding_block(finding: Record, hits: int) -> Text:
+    """A finding as labelled lines that end with the command that reproduces it. `finding`: a record, or its fields alone."""
+    rows = [
+        ("check", f"{finding['repro']['check']}: {finding['meaning']}"),
+        ("kernel", _where(finding["repro"])),
+        ("what", finding["repro"]["message"]),
+        ("line", finding["line"]),
+        ("also fired", ", ".join(finding["others"]) or None),
+        ("hits", f"{hits} drawn cases" if hits > 1 else None),
+        (size(finding), described(finding["differing"])),
+        ("reproduce", finding["reproduce"]),
+        ("no case file", finding.get("unwritten")),
+    ]
+    return _block(f"FINDING {finding['signature']}", ((label, value) for label, value in rows if value is not None))
+
+
+def _where(repro: Mapping[str, Any]) -> str:
+    return f"{repro['kernel']} (op {repro['op']}) on engine {repro['engine']}, target {repro['target']}"
+
+
+def size(finding: Record) -> str:
+    """How far the case of a finding is from the smallest."""
+    if finding.get("stage", "minimal") == "seen":
+        return "case as drawn, not shrunk (the run ended first)"
+    return "minimal case" if finding["shrunk"] else "case, not fully shrunk (time limit)"
+
+
+def described(differing: Mapping[str, Any]) -> str:
+    """`field=value` for every field that has no default or differs from it; says so where none does."""
+    return " ".join(f"{name}={_plain(value)}" for name, value in differing.items()) or "every field at its default"
+
+
+def _plain(value: Any) -> str:
+    return f"({', '.join(map(_plain, value))})" if isinstance(value, list | tuple) else str(value)
+
+
+def _block(title: str, rows: Iterable[tuple[str, str]]) -> Text:
+    text = Text()
+    text.append(f"{title}\n", style="bold red")
+    for label, value in rows:
+        text.append(f"  {label}: ", style="bold")
+        text.append(f"{printable(value)}\n")
+    return text
+
+
+def printable(text: str) -> str:
+    """`text` without what would move a terminal's cursor or change its colours: a dead process may have written anything."""
+    return "".join(char if char.isprintable() or char == "\n" else "\N{REPLACEMENT CHARACTER}" for char in text)
+
+
+def infrastructure_blocks(kernels: Mapping[str, Counts]) -> Iterator[Text]:
+    """How processes died whose cases passed when they were run again alone: no findings, but no proof either."""
+    for name, counts in kernels.items():
+        for reason, deaths in counts.infrastructure.items():
+            yield _block(f"INFRASTRUCTURE {name}", _death_rows(reason, deaths))
+
+
+def _death_rows(reason: str, deaths: Deaths) -> Iterator[tuple[str, str]]:
+    yield "what", reason
+    yield "cases", f"{deaths.cases}; not reproduced when run again alone, so no finding"
+    if deaths.tail:
+        yield "last words", "\n    ".join(deaths.tail)
+
+
+def fuzz_table(runs: Sequence[Summary], *, with_op: bool = True) -> Table:
+    """One row a kernel: what was run, how fast, how close to the bound, and what was found.
+
+    `with_op`: whether there is room for the Op, which the kernel implies.
+    """
+    found = [record["repro"]["kernel"] for record, _ in findings_of(runs).values()]
+    elapsed = sum(run.seconds for run in runs)
+    table = Table()
+    if with_op:
+        table.add_column("op", overflow="fold")
+    table.add_column("kernel", overflow="fold")
+    for heading in ("cases", "cases/s", "spec.", "worst ratio", "inconcl.", "not judged", "findings"):
+        table.add_column(heading, justify="right", no_wrap=" " not in heading)
+    for name, counts in kernels_of(runs).items():
+        speed = (counts.cases + counts.shrink_runs) / elapsed if elapsed > 0 else 0.0
+        table.add_row(
+            *([counts.op] if with_op else []),
+            name,
+            str(counts.cases),
+            f"{speed:.1f}",
+            str(len(counts.specialisations)),
+            f"{counts.worst_ratio:.3f}",
+            str(counts.inconclusive),
+            str(counts.unsupported + counts.skipped),
+            str(found.count(name)),
+        )
+    return table
+
+
+def reasons_text(reasons: Mapping[str, Mapping[str, int]]) -> list[str]:
+    """Why cases of each kernel were unsupported or skipped, a line each."""
+    return [
+        f"{name}: {plural(count)} not judged: {printable(reason)}"
+        for name, counted in reasons.items()
+        for reason, count in sorted(counted.items())
+    ]
+
+
+def notes(runs: Sequence[Summary]) -> Iterator[str]:
+    """What else there is to say, a line each."""
+    for name, counts in kernels_of(runs).items():
+        if counts.replayed:
+            yield f"{name}: {plural(counts.replayed)} replayed besides, from an earlier run or a list"
+        if counts.in_infrastructure:
+            yield f"{name}: {plural(counts.in_infrastructure)} ended in infrastructure failures"
+    lost = sum(run.lost for run in runs)
+    if lost:
+        yield f"{lost} record{'s' * (lost != 1)} could not be written during the run: these sums lack them"
+
+
+def closing(runs: Sequence[Summary]) -> str:
+    """The last line: how much was run, and what came of it."""
+    cases = sum(counts.cases for counts in kernels_of(runs).values())
+    found = len(findings_of(runs))
+    folders = _list(run.run["folder"] for run in runs)
+    outcome = f"{found} finding{'s' * (found != 1)}, case files in {folders}" if found else "no findings"
+    seconds = sum(run.seconds for run in runs)
+    return f"{_early(runs)}{plural(cases)} in {seconds:.0f} s: {outcome}"
+
+
+def _early(runs: Sequence[Summary]) -> str:
+    of = f" {{}} of {len(runs)} runs" if len(runs) > 1 else ""
+    states = {
+        "killed, or still going on": sum(run.killed for run in runs),
+        "interrupted": sum(run.interrupted for run in runs),
+        "failed": sum(run.error is not None for run in runs),
+    }
+    return "".join(f"{state}{of.format(count)}: " for state, count in states.items() if count)
+
+
+def plural(cases: int) -> str:
+    """A number of cases."""
+    return f"{cases} case{'s' * (cases != 1)}"
