@@ -16,10 +16,10 @@ from tridiff.harness.api.findings import (
     Outcome,
     Skipped,
     Unsupported,
-    normalised,
     rank,
     target_family,
 )
+from tridiff.harness.api.messages import normalised
 from tridiff.harness.api.op import Domain, Expected, Fault, Inputs, Kernel, Op, Patch, Reference, Verdict
 from tridiff.harness.api.poison import RAW, Poison, Zone, pattern
 from tridiff.harness.api.values import gaussian, integers, permutation, uniform, words

@@ -7,6 +7,8 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from tridiff.harness.api.messages import normalised
+
 CHECKS = {
     "launch": "the launcher or Triton's front end raised on a legal case",
     "crash": "the process that ran the kernel died: a signal, an abort, an exit",
@@ -72,21 +74,6 @@ def target_family(target: str) -> str:
     """`gfx942` -> `gfx9`, `gfx1201` -> `gfx12`, `sm_90` -> `sm`."""
     match = re.fullmatch(r"gfx(\d+)[0-9a-f]{2}", target)
     return f"gfx{match.group(1)}" if match else target.partition("_")[0]
-
-
-_DTYPE = (
-    r"(?<![A-Za-z_])(?:bf16|fp?(?:16|32|64)|bfloat16|float(?:16|32|64)|u?i(?:nt)?\d+|float8_\w+|fp8e\w+|f8E\w+)(?![A-Za-z0-9_])"
-)
-_NUMBER = r"[-+]?(?:\d[\d_]*\.?\d*(?:e[-+]?\d+)?|\binf\b|\bnan\b)"
-
-
-def normalised(message: str) -> str:
-    """`message` with numbers, shapes, dtypes and NaN/inf words removed, so that one defect keeps one signature."""
-    text = re.sub(r"\b0x[0-9a-fA-F]+", "#", message)
-    text = re.sub(r"\b(?:\d+x)+(?=[a-z!])", "<shape> ", text)  # as in tensor<16x32xbf16>
-    text = re.sub(_DTYPE, "<dtype>", text)
-    text = re.sub(_NUMBER, "#", text, flags=re.IGNORECASE).replace("'#'", "#")
-    return re.sub(r"[\[(]#(?:, ?#)*,?[\])]", "<shape>", text)
 
 
 @dataclass(frozen=True, kw_only=True)

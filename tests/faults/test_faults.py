@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import functools
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from tridiff.harness.api import Fault
 from tridiff.harness.engines.spec import EngineSpec
 from tridiff.harness.registry import builtin
-from tridiff.harness.runner.prove import Proof, prove_fault
+from tridiff.harness.runner.prove import prove_fault
 
 EXAMPLES = 200
 """Examples within which every fault must be caught."""
@@ -21,24 +25,46 @@ SPEC = EngineSpec(max_steps=2_000)
 FAULTS = [fault for faults in builtin().faults.values() for fault in faults]
 
 
-@functools.cache
-def proof_of(fault: Fault) -> Proof:
-    """Hunt the fault, without shrinking; once in a process."""
-    return prove_fault(fault, SPEC, examples=EXAMPLES, shrink_seconds=0.0)
+@dataclass(frozen=True)
+class Catch:
+    """Which check caught a fault, "" for none, after how many examples, and how many failed with other checks."""
+
+    check: str
+    examples: int
+    strays: int
+
+
+@pytest.fixture(scope="session")
+def caught(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Callable[[Fault], Catch]:
+    """Hunts a fault, without shrinking; once for all workers."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base if worker_id == "master" else base.parent) / "faults"
+    folder.mkdir(exist_ok=True)
+    return lambda fault: _once(folder / f"{fault.kernel}-{fault.name}.json", fault)
+
+
+def _once(path: Path, fault: Fault) -> Catch:
+    with FileLock(f"{path}.lock"):
+        if not path.exists():
+            proof = prove_fault(fault, SPEC, examples=EXAMPLES, shrink_seconds=0.0)
+            check = "" if proof.finding is None else proof.finding.check
+            path.write_text(json.dumps([check, proof.examples, proof.strays]), encoding="utf-8")
+    return Catch(*json.loads(path.read_text(encoding="utf-8")))
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: f"{fault.kernel}-{fault.name}")
-def test_fault_is_caught(fault: Fault) -> None:
+def test_fault_is_caught(caught: Callable[[Fault], Catch], fault: Fault) -> None:
     """An expected check fires within the budget."""
-    proof = proof_of(fault)
+    catch = caught(fault)
 
-    assert proof.finding is not None, f"missed within {proof.examples} examples; {proof.strays} failed with other checks"
-    assert proof.finding.check in fault.checks
-    assert proof.examples <= EXAMPLES
+    assert catch.check, f"missed within {catch.examples} examples; {catch.strays} failed with other checks"
+    assert catch.check in fault.checks
+    assert catch.examples <= EXAMPLES
 
 
-def test_most_faults_are_caught_soon() -> None:
+def test_most_faults_are_caught_soon(caught: Callable[[Fault], Catch]) -> None:
     """Three quarters of all faults need few examples, so a short run before a merge is worth its time."""
-    late = [proof.fault.name for proof in map(proof_of, FAULTS) if not (proof.caught and proof.examples <= SOON)]
+    catches = {fault.name: caught(fault) for fault in FAULTS}
 
+    late = [name for name, catch in catches.items() if not catch.check or catch.examples > SOON]
     assert len(late) <= len(FAULTS) / 4, f"caught late or missed: {', '.join(late)}"

@@ -22,6 +22,8 @@ ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("harness", "kernels", "reference", "strategies")
 ENTRY = "_tridiff_pytest.py"
 """The one module of ours outside the four folders; it says why itself."""
+ADDED = ("kernels/added.py", "harness/added/deeper/module.py", "reference/added/data.json")
+"""Files that are not in the checkout, and that nothing lists."""
 GENERATED = shutil.ignore_patterns(
     ".git", ".venv", ".*_cache", ".hypothesis", ".mypy_path", "build", "dist", "*.egg-info", "*out"
 )
@@ -55,13 +57,16 @@ def files_of(root: Path) -> set[str]:
 
 @pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
-    """A folder with a copy of the checkout, and in its `dist` the sdist and the wheel built from that; once for all workers."""
+    """A folder with a copy of the checkout and `ADDED`, in its `dist` the sdist and the wheel built from that; once for all."""
     base = tmp_path_factory.getbasetemp()
     shared = (base if worker_id == "master" else base.parent) / "packaging"
     with FileLock(f"{shared}.lock"):
         if not (shared / "done").exists():
             shutil.rmtree(shared, ignore_errors=True)
             copy_checkout(shared)
+            for name in ADDED:
+                (shared / name).parent.mkdir(parents=True, exist_ok=True)
+                (shared / name).touch()
             # Without --wheel or --sdist the wheel is built from the sdist, which proves that the sdist is complete.
             run(sys.executable, "-m", "build", "--no-isolation", shared, cwd=shared)
             (shared / "done").touch()
@@ -125,18 +130,9 @@ def test_sdist_can_be_built_and_tested(built: Path, sdist: Path) -> None:
     assert not [name for name in names if name.endswith((".pyc", "__pycache__"))]
 
 
-def test_new_module_and_sub_package_reach_the_wheel(tmp_path: Path) -> None:
+def test_new_module_and_sub_package_reach_the_wheel(wheel: Path) -> None:
     """A module or folder added anywhere is packaged without being listed, with or without `__init__.py`."""
-    checkout = copy_checkout(tmp_path / "checkout")
-    added = ["kernels/added.py", "harness/added/deeper/module.py", "reference/added/data.json"]
-    for name in added:
-        (checkout / name).parent.mkdir(parents=True, exist_ok=True)
-        (checkout / name).touch()
-
-    run(sys.executable, "-m", "build", "--no-isolation", "--wheel", checkout, cwd=checkout)
-
-    (wheel,) = (checkout / "dist").glob("*.whl")
-    assert {f"tridiff/{name}" for name in added} <= contents(wheel)
+    assert {f"tridiff/{name}" for name in ADDED} <= contents(wheel)
 
 
 def test_requirements_leave_torch_and_triton_alone(metadata: email.message.Message) -> None:
@@ -206,20 +202,23 @@ def modules_of(root: Path) -> set[str]:
     return {".".join((path.parent if path.stem == "__init__" else path.with_suffix("")).parts) for path in paths}
 
 
-def test_wheel_installs_and_every_module_imports(built: Path, wheel: Path, tmp_path: Path) -> None:
+def test_wheel_installs_and_every_module_imports(built: Path, installed: Path, tmp_path: Path) -> None:
     """From the installed wheel, every module of the four packages can be imported, and nothing comes from the checkout."""
-    target = install(wheel, tmp_path)
+    found = imported(sys.executable, tmp_path, {"PYTHONPATH": str(installed)})
 
-    found = imported(sys.executable, tmp_path, {"PYTHONPATH": str(target)})
+    # Nothing that lies below a folder without `__init__.py` is listed by `walk_packages`.
+    assert set(found) == modules_of(built) - {"tridiff.harness.added.deeper.module"}
+    assert all(file.is_relative_to(installed.resolve()) for file in found.values())
 
-    assert set(found) == modules_of(built)
-    assert all(file.is_relative_to(target.resolve()) for file in found.values())
 
-
-def install(wheel: Path, folder: Path) -> Path:
-    """A folder below `folder` that holds what the wheel installs."""
-    target = folder / "site"
-    run(sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", target, wheel, cwd=folder)
+@pytest.fixture(scope="session")
+def installed(built: Path, wheel: Path) -> Path:
+    """A folder that holds what the wheel installs; once for all workers."""
+    target = built.with_name("packaging-installed")
+    with FileLock(f"{target}.lock"):
+        if not target.exists():
+            command = (sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--no-compile")
+            run(*command, "--target", target, wheel, cwd=built)
     return target
 
 
@@ -232,15 +231,14 @@ HOST = """
 """
 
 
-def test_host_project_may_have_modules_of_the_same_names(wheel: Path, tmp_path: Path) -> None:
+def test_host_project_may_have_modules_of_the_same_names(installed: Path, tmp_path: Path) -> None:
     """The wheel's plug-in is there in every pytest run, and a host's own `kernels` is not taken for a module of the plug-in."""
-    target = install(wheel, tmp_path)
     host = tmp_path / "host"
     host.mkdir()
     (host / "kernels.py").touch()
     (host / "test_host.py").write_text(textwrap.dedent(HOST), encoding="utf-8")
 
-    output = run(sys.executable, "-m", "pytest", "--tridiff-seed=7", cwd=host, env={"PYTHONPATH": str(target)})
+    output = run(sys.executable, "-m", "pytest", "--tridiff-seed=7", cwd=host, env={"PYTHONPATH": str(installed)})
 
     assert "1 passed" in output
 
