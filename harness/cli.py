@@ -12,7 +12,6 @@ import signal
 import sys
 import traceback
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -40,6 +39,7 @@ from tridiff.harness.options import (
     RunSeedOption,
     SecondsOption,
     SeedOption,
+    ShardOption,
     TargetOption,
     TimeoutOption,
 )
@@ -52,8 +52,8 @@ if TYPE_CHECKING:
     from tridiff.harness.runner.events import Event
     from tridiff.harness.runner.examiner import Examiner
     from tridiff.harness.runner.prove import Proof
-    from tridiff.harness.runner.session import Session
-    from tridiff.harness.settings import Plan, Settings
+    from tridiff.harness.runner.shards import Shard
+    from tridiff.harness.settings import Settings
 
 __all__ = ["Exit", "app", "main"]
 
@@ -82,6 +82,7 @@ def fuzz(
     max_examples: ExamplesOption = None,
     seconds: SecondsOption = None,
     seed: RunSeedOption = None,
+    shard: ShardOption = None,
     model: ModelOption = None,
     case_lists: CasesOption = None,
     plugin: PluginOption = None,
@@ -101,11 +102,13 @@ def fuzz(
     plan = given.plan(
         profile=profile, target=target, examples=max_examples, seconds=seconds, seed=seed, out=out, cases=case_lists or ()
     )
+    part = _shard(shard)
     plugins = _plugins(given, plugin)
     worker = _worker(plugins, plan.target, off=no_isolation)  # it loads torch while we do
     registry = _registry(plugins, plan.target)
     from tridiff.harness import repro
     from tridiff.harness.isolation.journal import Journal
+    from tridiff.harness.preparing import recall
     from tridiff.harness.report import eventfile
     from tridiff.harness.report.fuzzing import FuzzReport
     from tridiff.harness.report.outputs import Outputs
@@ -117,16 +120,19 @@ def fuzz(
     folder = repro.prepare(_short(plan.out))
     outputs = Outputs(console=_stdout(), as_json=as_json, junit=junit, markdown=markdown)
     outputs.prepare()
-    budget = Budget(examples=plan.profile.examples, seconds=plan.profile.seconds)
+    budget = Budget(examples=_examples(part, plan.profile.examples, len(kernels)), seconds=plan.profile.seconds)
+    if part.count > 1 and not as_json:
+        _say(f"shard {part} of the run with seed {plan.seed}")
     isolation = _examining(worker, given, timeout, memory_limit, off=no_isolation)
     with (
         eventfile.fresh(_short(plan.out) / eventfile.NAME) as events,
         contextlib.closing(Journal(_short(plan.out))) as journal,
         isolation as examiner,
     ):
-        report = FuzzReport(outputs, _stderr(), folder, events)
-        session = Session(kernels, spec, plan.seed, budget, report.listen, registry, tuple(model or ()), examiner=examiner)
-        _recall(plan, session)
+        report = FuzzReport(outputs, _stderr(), folder, events, shard=str(part) if part.count > 1 else None)
+        session = Session(kernels, spec, part.seed(plan.seed), budget, report.listen, registry, tuple(model or ()))
+        session.examiner = examiner
+        recall(plan, session, (part,), _warn, _short)
         journal.accompany(session)
         return _concluded(report.run(session))
 
@@ -163,18 +169,24 @@ def report(
     return _concluded(without_output(known) if complaints else known)
 
 
-def _recall(plan: Plan, session: Session) -> None:
-    """Let `session` begin with remembered cases and with lists of cases, and remember what it finds."""
-    from tridiff.harness import case_lists, database
+def _shard(given: str | None) -> Shard:
+    from tridiff.harness.runner.shards import WHOLE, Shard
 
-    lists = case_lists.read_all(map(_short, plan.cases), session.registry)
-    session.first = partial(case_lists.cases_for, lists=lists)
-    if lists and not any(map(session.first, session.kernels)):
-        names = ", ".join(kernel.name for kernel in session.kernels)
-        _warn(f"no case of the lists is for {names}: {', '.join(str(given.path) for given in lists)}")
-    if plan.store is not None:
-        remembered = database.Remembered(database.opened(plan.store, _warn), session.registry, session.spec.target)
-        remembered.accompany(session)
+    try:
+        return WHOLE if given is None else Shard.parsed(given)
+    except UsageError as error:
+        raise UsageError(f"--shard {error}") from None
+
+
+def _examples(shard: Shard, examples: int | None, kernels: int) -> int | None:
+    """The shard's share of `examples`; a shard that had less than one for each of the `kernels` would draw more than that."""
+    share = None if examples is None else shard.share(examples)
+    if share is not None and share < kernels and shard.count > 1:
+        raise UsageError(
+            f"--max-examples {examples}: shard {shard} has {share}, fewer than there are kernels ({kernels}): "
+            f"at least {kernels * shard.count} are needed"
+        )
+    return share
 
 
 @app.command()
@@ -394,11 +406,10 @@ def _examining(
     if off:
         yield None
         return
-    from tridiff.harness.isolation.isolated import TIMEOUT, Isolated, Limits
+    from tridiff.harness.isolation.isolated import Isolated
+    from tridiff.harness.preparing import limits
 
-    most = memory_limit or given.memory_limit or 0.0
-    limits = Limits(seconds=timeout or given.timeout or TIMEOUT, most_bytes=int(most * 2**30))
-    with contextlib.closing(Isolated(limits, worker)) as examiner:
+    with contextlib.closing(Isolated(limits(given, timeout, memory_limit), worker)) as examiner:
         yield examiner
 
 

@@ -41,8 +41,9 @@ def check_op(op: Any, reference: Any) -> None:
     for part, takes in (("strategy", "domain"), ("presets", "domain"), ("build", "case, arena")):
         if not callable(getattr(op, part)):
             raise UsageError(f"op {op.name!r}: {part} is {_shown(getattr(op, part))}: must be a function ({takes})")
-    if not (op.within is None or callable(op.within)):
-        raise UsageError(f"op {op.name!r}: within is {_shown(op.within)}: must be a function (case, domain), or None")
+    for part, takes in (("within", "case, domain"), ("score", "case, ratio")):
+        if not (getattr(op, part) is None or callable(getattr(op, part))):
+            raise UsageError(f"op {op.name!r}: {part} is {_shown(getattr(op, part))}: must be a function ({takes}), or None")
     _check_models(op)
     _check_case(op)
 

@@ -53,6 +53,10 @@ OutOption = Annotated[
         help="Case files of findings go to DIR/findings, records to DIR/events.jsonl [default: tridiff-out].",
     ),
 ]
+ShardOption = Annotated[
+    str | None,
+    typer.Option("--shard", metavar="I/N", help="Part I, counted from 0, of N: its share of the cases, with a seed of its own."),
+]
 JunitOption = Annotated[Path | None, typer.Option("--junit", metavar="FILE", help="Write JUnit XML as well.")]
 MarkdownOption = Annotated[Path | None, typer.Option("--markdown", metavar="FILE", help="Write a summary in Markdown as well.")]
 ConfigOption = Annotated[

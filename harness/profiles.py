@@ -53,17 +53,17 @@ def seed_of(name: str, given: Settings | None = None) -> int:
     0 under a profile that is not ours; a new one with every call where the profile draws anew. Where several processes do one
     run, one of them must ask and tell the others. `given`: settings, which may put another seed in the profile's place.
     """
-    ours = _ours(name)
-    return 0 if ours is None else (given or Settings()).profile_named(ours).run_seed()
+    known = ours(name)
+    return 0 if known is None else (given or Settings()).profile_named(known).run_seed()
 
 
 def is_nightly() -> bool:
     """Whether a profile is loaded that draws anew in every run, or one that Hypothesis derived from it for a verbosity, say."""
-    ours = _ours(settings.get_current_profile_name() or "")
-    return ours is not None and PROFILES[ours].seed is None
+    known = ours(settings.get_current_profile_name() or "")
+    return known is not None and PROFILES[known].seed is None
 
 
-def _ours(name: str) -> str | None:
+def ours(name: str) -> str | None:
     """`ci` for `ci`, `tridiff-ci`, and `tridiff-ci-with-verbose-verbosity`; None for a profile that is not ours."""
     if name in PROFILES:
         return name

@@ -465,6 +465,21 @@ def within(case: DecodeAttentionCase, domain: Domain) -> bool:
     return case.platform == domain.platform and has_format and rope_fits
 
 
+def score(case: DecodeAttentionCase, _ratio: float) -> dict[str, float]:
+    """`late_peak`: how far the maximum of a long row rises, and how late; 0 without a peak.
+
+    docs/explanation/targeting.md says why this alone, and neither the ratio nor the number of keys.
+    """
+    if not profiles.has_peak(case.pattern):
+        return {"late_peak": 0.0}
+    height = min(case.peak_height, case.logit_cap or case.peak_height)
+    return {"late_peak": height * _LATENESS.get(case.peak_at, 0.5) * math.log2(1 + max(case.seq_lens))}
+
+
+_LATENESS = {"first": 0.0, "last": 1.0}
+"""Part of a row that lies before its peak; about half, where the peak is at some boundary or anywhere."""
+
+
 OP = Op(
     name="decode_attention",
     case=DecodeAttentionCase,
@@ -490,4 +505,5 @@ OP = Op(
             "lead",
         }
     ),
+    score=score,
 )

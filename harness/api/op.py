@@ -47,6 +47,8 @@ class Op:
     `within`: (case, domain) -> whether a Case that its class accepts lies in `domain`. None: every one does.
     `compile_time`: names of the Case's fields that change what kernels are compiled to: dtypes, sizes of tiles, strides that
     may be divisible by 16. A Finding's other fields are simplified first, since that costs no compilation.
+    `score`: (case, ratio) -> numbers by name; some hunts look for Cases in which each of them is large. `ratio` is that of the
+    clean Case, see `Clean`. Only what the strategy draws as structure can be climbed, not what follows from a seed.
     """
 
     name: str
@@ -57,6 +59,7 @@ class Op:
     models: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     within: Callable[[Any, Domain], bool] | None = None
     compile_time: frozenset[str] = frozenset()
+    score: Callable[[Any, float], Mapping[str, float]] | None = None
 
     def knows(self, model: str) -> bool:
         """Whether `model` is the name of a model, or of one of its variants."""

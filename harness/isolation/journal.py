@@ -42,15 +42,21 @@ class Journal:
         """Take over what was left, and open a file of our own."""
         folder = self.out / FOLDER
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self.left = dict(_left(folder))
-            name = secrets.token_hex(8)
-            self._path = folder / f"{name}.new"  # until it is locked: another run must not take it for a dead one's
-            self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX)
-            self._path = self._path.rename(folder / f"{name}.json")
+            try:
+                self._open(folder)
+            except FileNotFoundError:  # another run has ended, and the folder with it
+                self._open(folder)
         except OSError as error:
             raise UsageError(f"cannot write to {folder}: {error.strerror}; choose another folder with --out") from error
+
+    def _open(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.left = dict(_left(folder))
+        name = secrets.token_hex(8)
+        self._path = folder / f"{name}.new"  # until it is locked: another run must not take it for a dead one's
+        self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+        fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+        self._path = self._path.rename(folder / f"{name}.json")
 
     def accompany(self, session: Session) -> None:
         """Let `session` begin with what was in flight, and write down what it runs."""
@@ -74,6 +80,7 @@ class Journal:
         if self._descriptor >= 0:
             with contextlib.suppress(OSError):
                 self._path.unlink()
+                self._path.parent.rmdir()  # unless there are others in it
             os.close(self._descriptor)
             self._descriptor = -1
 

@@ -6,9 +6,8 @@ Whoever imports this needs torch and Triton.
 from __future__ import annotations
 
 import json
-import time
 import traceback
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +17,7 @@ from tridiff.harness import profiles, repro
 from tridiff.harness.api import Finding
 from tridiff.harness.engines.cpu.engine import CpuEngine
 from tridiff.harness.engines.spec import DEFAULT_TARGET, EngineSpec, UsageError, best_engine, check_target
-from tridiff.harness.pytest_plugin import events, options, summary
+from tridiff.harness.pytest_plugin import events, options, running, spreading, summary
 from tridiff.harness.pytest_plugin.failure import Failure, one_line
 from tridiff.harness.pytest_plugin.kernels import selected, warnings_as_usual
 from tridiff.harness.registry import Registry
@@ -28,30 +27,33 @@ from tridiff.harness.report.text import finding_text
 from tridiff.harness.runner.campaign import Budget, HarnessBug
 from tridiff.harness.runner.events import Event, FindingMinimal, FindingSeen, Tally
 from tridiff.harness.runner.session import Session
-
-SEEDS_A_DAY = 1000
-"""Under the nightly profile each day has this many seeds of its own."""
+from tridiff.harness.runner.shards import Shard
 
 
 @dataclass(frozen=True, kw_only=True)
 class FuzzRun:
-    """What a call of `Fuzzer.fuzz` did: a kernel without findings. `tally`: its counts and the largest error ratio."""
+    """What a call of `Fuzzer.fuzz` did: a kernel without findings. `tally`: its counts and the largest error ratio.
+
+    `seed` and `budget` are those of the shard, and without shards those of the run; `shard`: "I/N", "" without.
+    """
 
     kernel: str
     spec: EngineSpec
     seed: int
     budget: Budget
     tally: Tally
+    shard: str = ""
 
 
 class Fuzzer:
-    """The fixture `tridiff` of one test."""
+    """The fixture `tridiff` of one test, and of one shard of its examples."""
 
-    def __init__(self, item: pytest.Item, registry: Registry, target: str | None) -> None:
+    def __init__(self, item: pytest.Item, registry: Registry, target: str | None, shard: Shard) -> None:
         self._item = item
         self._registry = registry
         self._target = target
         self._options = item.config.stash[options.KEY]
+        self._shards = (self._options.shard, shard)
 
     def fuzz(
         self,
@@ -64,11 +66,12 @@ class Fuzzer:
     ) -> FuzzRun:
         """Draw cases of `kernel`, judge and shrink; fail the test with what was found, or where no case could be judged.
 
-        `examples`, `seconds`: cases to draw and time to take, whichever ends first; without both, the `max_examples` of the
-        current Hypothesis profile. `seed`: added to the seed of the whole run, so that several tests of one kernel draw
-        different cases. `--tridiff-target`, `--tridiff-examples` and `--tridiff-seconds` replace what the test says. Skips
-        the test if `--tridiff-kernel` or `--tridiff-op` leave the kernel out. In the returned run cases that could not be
-        judged are counted; whether there may be any is for the test to say.
+        `examples`: cases to draw, in all shards together; `seconds`: time that each shard takes; whichever ends first.
+        Without both, the `max_examples` of the current Hypothesis profile. `seed`: added to the seed of the whole run, so
+        that several tests of one kernel draw different cases. `--tridiff-target`, `--tridiff-examples` and
+        `--tridiff-seconds` replace what the test says. Skips the test if `--tridiff-kernel` or `--tridiff-op` leave the
+        kernel out. The returned run is that of this shard, which has drawn nothing where there are fewer examples than
+        shards. Cases that could not be judged are counted in it; whether there may be any is for the test to say.
         """
         __tracebackhide__ = True
         try:
@@ -77,22 +80,36 @@ class Fuzzer:
             raise Failure(f"tridiff: {one_line(error)}") from None
         if kernel not in selected(self._item.config):
             pytest.skip(f"kernel {kernel} is left out by --tridiff-kernel or --tridiff-op")
-        return _Run(self._item, self._options, session).go()
+        return _Run(self._item, self._options, session, self._shards, self._random_seed()).go()
 
     def _session(self, name: str, target: str, budget: Budget, seed: int) -> Session:
         kernel = self._registry.kernel(name)
         spec = EngineSpec(name=self._options.engine or best_engine(), target=check_target(target))
         with warnings_as_usual():
             CpuEngine(spec)  # An engine that cannot work with this Triton is the machine's matter, not the kernel's.
-        return Session([kernel], spec, self._base_seed() + seed, budget, lambda _event: None, self._registry)
+        return Session([kernel], spec, self._seed(seed), self._share(budget), lambda _event: None, self._registry)
 
-    def _base_seed(self) -> int:
-        if self._options.seed is not None:
-            return self._options.seed
-        return SEEDS_A_DAY * int(time.time() // 86400) if profiles.is_nightly() else 0
+    def _seed(self, added: int) -> int:
+        """The shard's: derived from that of the run, to which `added` is added."""
+        seed = (self._options.seed or self._random_seed() or 0) + added
+        for shard in self._shards:
+            seed = shard.seed(seed)
+        return seed
+
+    def _random_seed(self) -> int | None:
+        """The seed of the whole run where it is a random one."""
+        is_random = self._options.seed is None and profiles.is_nightly()
+        return spreading.random_seed(self._item.config) if is_random else None
+
+    def _share(self, budget: Budget) -> Budget:
+        """The shard's examples; each shard takes the whole time."""
+        examples = budget.examples
+        for shard in self._shards:
+            examples = None if examples is None else shard.share(examples)
+        return replace(budget, examples=examples)
 
     def _budget(self, examples: int | None, seconds: float | None) -> Budget:
-        """The command line's, else the test's, else the profile's."""
+        """That of all shards together: the command line's, else the test's, else the profile's."""
         if self._options.examples is not None or self._options.seconds is not None:
             return Budget(examples=self._options.examples, seconds=self._options.seconds)
         if examples is not None and examples < 1:
@@ -111,23 +128,33 @@ class _Run:
     item: pytest.Item
     options: options.Options
     session: Session
+    parts: tuple[Shard, ...]
+    random_seed: int | None
     files: dict[str, Path] = field(default_factory=dict)
     shrunk: dict[str, bool] = field(default_factory=dict)
     unwritten: str = ""
+
+    @property
+    def shard(self) -> str:
+        """What the shard is called, "" where there is one only."""
+        return " ".join(str(part) for part in self.parts if part.count > 1)
 
     def __post_init__(self) -> None:
         """Begin the records."""
         folder = self._from_here(self.options.out / "findings")
         file = events.file_of(self.item.config)
-        self.recording = Recording(self.session, file, folder=folder, named=lambda name: str(self._from_here(Path(name))))
+        self.recording = Recording(
+            self.session, file, folder=folder, shard=self.shard or None, named=lambda name: str(self._from_here(Path(name)))
+        )
 
     def go(self) -> FuzzRun:
         """Run to the end of the budget. Raises `Failure`, or KeyboardInterrupt."""
         __tracebackhide__ = True
         self.session.listener = self._listen
         try:
+            running.equip(self.item.config, self.session, self.parts)
             with warnings_as_usual(), self.recording:
-                self.session.run()
+                self._fuzz()
         except UsageError as error:
             raise Failure(f"tridiff: {one_line(error)}") from None
         except HarnessBug as bug:
@@ -142,6 +169,10 @@ class _Run:
             raise KeyboardInterrupt
         return self._judged()
 
+    def _fuzz(self) -> None:
+        if self.session.budget.examples != 0:  # there are shards without examples
+            self.session.run()
+
     def _judged(self) -> FuzzRun:
         __tracebackhide__ = True
         session = self.session
@@ -153,7 +184,14 @@ class _Run:
                 "\n".join([f"no case of {kernel} could be judged", *reasons_text({kernel: session.tallies[kernel].reasons})]),
                 self._headline(),
             )
-        return FuzzRun(kernel=kernel, spec=session.spec, seed=session.seed, budget=session.budget, tally=session.tallies[kernel])
+        return FuzzRun(
+            kernel=kernel,
+            spec=session.spec,
+            seed=session.seed,
+            budget=session.budget,
+            tally=session.tallies.get(kernel, Tally()),
+            shard=self.shard,
+        )
 
     def _listen(self, event: Event) -> None:
         """Write a case file the moment a finding is seen, and again once it is minimal."""
@@ -211,6 +249,8 @@ class _Run:
             kernel=kernel,
             target=session.spec.target,
             seed=session.seed,
+            random_seed=self.random_seed,
+            shard=self.shard,
             tally=session.tallies.get(kernel, Tally()),
             findings=list(session.findings),
         )

@@ -30,7 +30,7 @@ def registry(config: pytest.Config) -> Registry:
             # What is imported is told one target: the first, where there are several.
             target = given.targets[0] if given.targets else DEFAULT_TARGET
             try:
-                config.stash[_REGISTRY] = plugins.load(given.plugins, target=target)
+                config.stash[_REGISTRY] = plugins.load([*options.settings_of(config).plugins, *given.plugins], target=target)
             except UsageError as error:  # what it advises is an option of the command line; here that has another name
                 raise UsageError(str(error).replace(" --plugin ", " --tridiff-plugin ")) from error
     return config.stash[_REGISTRY]

@@ -6,11 +6,17 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
+from tridiff.harness import settings
 from tridiff.harness.engines.spec import UsageError, check_engine, check_target
 from tridiff.harness.pytest_plugin.failure import one_line
+from tridiff.harness.runner.shards import WHOLE, Shard
+from tridiff.harness.settings import Settings
+
+T = TypeVar("T")
 
 OUT = "tridiff-out"
 
@@ -19,15 +25,22 @@ OUT = "tridiff-out"
 class Options:
     """The options `--tridiff-...`; None or () where one was not given.
 
+    `shards`: into how many tests each fuzz test is divided. `shard`: this run's part of one that is spread over CI jobs.
     `plugins`: those of the configuration file, then those of the command line. `out`: case files go to OUT/findings.
+    `isolation`: whether cases run in worker processes; `timeout`: seconds for one case; `memory_limit`: GiB for a worker.
     `selects`: whether the command line names plug-ins, ops or kernels.
     """
 
     seed: int | None
     examples: int | None
     seconds: float | None
+    shards: int | None
+    shard: Shard
     targets: tuple[str, ...]
     engine: str | None
+    isolation: bool
+    timeout: float | None
+    memory_limit: float | None
     plugins: tuple[str, ...]
     ops: tuple[str, ...]
     kernels: tuple[str, ...]
@@ -36,19 +49,32 @@ class Options:
 
 
 KEY = pytest.StashKey[Options]()
+_SETTINGS = pytest.StashKey[Settings]()
+
+
+def settings_of(config: pytest.Config) -> Settings:
+    """What the settings file says that is nearest to pytest's root directory. Raises `UsageError`."""
+    if _SETTINGS not in config.stash:
+        config.stash[_SETTINGS] = settings.read(start=config.rootpath)
+    return config.stash[_SETTINGS]
 
 
 def add(parser: pytest.Parser) -> None:
     """Add the options, and the setting `tridiff_plugins`. Values are strings here: `read` checks them."""
     group = parser.getgroup("tridiff", "fuzzing of Triton kernels (tridiff)")
     for name, metavar, text in (
-        ("seed", "N", "seed of all fuzz tests [0; another one every day with --hypothesis-profile=tridiff-nightly]"),
-        ("examples", "N", "cases that a fuzz test draws, instead of what it says [max_examples of the Hypothesis profile]"),
-        ("seconds", "S", "time that a fuzz test takes, instead of what it says [no limit]"),
+        ("seed", "N", "seed of all fuzz tests [0; a random one, which is printed, with --hypothesis-profile=tridiff-nightly]"),
+        ("examples", "N", "cases that a fuzz test draws in all shards together, instead of what it says [max_examples]"),
+        ("seconds", "S", "time that each shard of a fuzz test takes, instead of what the test says [no limit]"),
+        ("shards", "N", "divide the examples of each fuzz test among N tests [the number of pytest-xdist's workers]"),
+        ("shard", "I/N", "run part I, counted from 0, of N equal parts of the examples, for spreading them over CI jobs [0/1]"),
         ("engine", "NAME", "how kernels are executed: cpu"),
+        ("timeout", "S", "seconds that one case may take [60, or what the settings say]"),
+        ("memory-limit", "GIB", "memory of a process that runs cases [8, or half of the machine's, or what the settings say]"),
         ("out", "DIR", f"case files of findings go to DIR/findings, records to DIR [{OUT} in the root directory]"),
     ):
         group.addoption(f"--tridiff-{name}", metavar=metavar, default=None, help=text)
+    group.addoption("--tridiff-no-isolation", action="store_true", help="run kernels in the process of the test: for debuggers")
     for name, metavar, text in (
         ("target", "ARCH", "GPU architecture to compile for, instead of what a test says; repeatable: a test for each"),
         ("plugin", "NAME", "Python file or module that registers ops and kernels; repeatable"),
@@ -69,9 +95,14 @@ def read(config: pytest.Config) -> Options:
     return Options(
         seed=_integer(config, "--tridiff-seed", None),
         examples=_integer(config, "--tridiff-examples", 1),
-        seconds=_seconds(config, "--tridiff-seconds"),
+        seconds=_number(config, "--tridiff-seconds", "a number of seconds"),
+        shards=_integer(config, "--tridiff-shards", 1),
+        shard=_shard(config, "--tridiff-shard"),
         targets=_targets(config),
         engine=_engine(config),
+        isolation=not config.getoption("--tridiff-no-isolation"),
+        timeout=_number(config, "--tridiff-timeout", "a number of seconds"),
+        memory_limit=_number(config, "--tridiff-memory-limit", "a number of GiB"),
         plugins=(*_files(config.getini("tridiff_plugins"), folder), *_files(given, config.invocation_params.dir)),
         ops=ops,
         kernels=kernels,
@@ -93,7 +124,7 @@ def _integer(config: pytest.Config, option: str, least: int | None) -> int | Non
     return value
 
 
-def _seconds(config: pytest.Config, option: str) -> float | None:
+def _number(config: pytest.Config, option: str, what: str) -> float | None:
     text = config.getoption(option)
     if text is None:
         return None
@@ -102,8 +133,13 @@ def _seconds(config: pytest.Config, option: str) -> float | None:
     except ValueError:
         value = math.nan
     if not 0.0 < value < math.inf:
-        raise pytest.UsageError(f"{option}={text}: must be a number of seconds above 0")
+        raise pytest.UsageError(f"{option}={text}: must be {what} above 0")
     return value
+
+
+def _shard(config: pytest.Config, option: str) -> Shard:
+    given = config.getoption(option)
+    return WHOLE if given is None else _checked(option, Shard.parsed, given)
 
 
 def _targets(config: pytest.Config) -> tuple[str, ...]:
@@ -116,7 +152,7 @@ def _engine(config: pytest.Config) -> str | None:
     return None if given is None else _checked("--tridiff-engine", check_engine, given)
 
 
-def _checked(option: str, check: Callable[[str], str], value: str) -> str:
+def _checked(option: str, check: Callable[[str], T], value: str) -> T:
     try:
         return check(value)
     except UsageError as error:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tridiff.harness.pytest_plugin import spreading
+
 if TYPE_CHECKING:
     from tridiff.harness.runner.events import Tally
 
@@ -49,13 +51,17 @@ class _Row:
         return [str(self.cases), f"{self.worst_ratio:.3f}", *map(str, numbers)]
 
 
-def as_property(*, kernel: str, target: str, seed: int, tally: Tally, findings: list[str]) -> str:
-    """The counts of one call of `fuzz`; `findings` are signatures."""
+def as_property(
+    *, kernel: str, target: str, seed: int, random_seed: int | None, shard: str, tally: Tally, findings: list[str]
+) -> str:
+    """The counts of one call of `fuzz`. `random_seed`: of the whole run, None where it was given; `findings`: signatures."""
     return json.dumps(
         {
             "kernel": kernel,
             "target": target,
             "seed": seed,
+            "random_seed": random_seed,
+            "shard": shard,
             "cases": tally.examples,
             "worst_ratio": tally.worst_ratio,
             "inconclusive": tally.inconclusive,
@@ -75,9 +81,11 @@ def write(reporter: pytest.TerminalReporter) -> None:
     """Write a line for each kernel, and why cases were not judged; nothing where nothing was fuzzed."""
     cut_short = reporter.config.stash.get(_INTERRUPTED, [])
     rows: dict[str, _Row] = {}
+    seeds: set[int | None] = set()
     for text in [*_properties(reporter, PROPERTY), *(counts for counts, _ in cut_short)]:
         counts = json.loads(text)
         rows.setdefault(counts["kernel"], _Row()).add(counts)
+        seeds.add(counts["random_seed"])
     if not rows:
         return
     reporter.section("tridiff")
@@ -85,6 +93,8 @@ def write(reporter: pytest.TerminalReporter) -> None:
         reporter.write_line(line)
     for line in dict(json.loads(text) for text in _properties(reporter, LOST)).values():  # the latest of each file
         reporter.write_line(line)
+    for seed in sorted(seed for seed in seeds if seed is not None):
+        reporter.write_line(spreading.seed_text(seed))
     for _, findings in cut_short:
         reporter.write_line(f"interrupted{': what was found until then follows' if findings else ''}\n{findings}".rstrip())
 

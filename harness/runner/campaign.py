@@ -23,6 +23,7 @@ from tridiff.harness.api import Domain, Finding, Found, Op, Outcome
 from tridiff.harness.declarations import check_drawn, check_strategy
 from tridiff.harness.engines.spec import EngineSpec, UsageError
 from tridiff.harness.registry import Registry, builtin
+from tridiff.harness.runner import targeting
 from tridiff.harness.runner.events import CaseDone, FindingMinimal, FindingSeen, KernelDone, Listener
 from tridiff.harness.runner.examine import KernelRef, examine
 from tridiff.harness.runner.examiner import Examiner
@@ -97,6 +98,7 @@ class Campaign:
     findings: dict[str, Finding] = field(default_factory=dict)
     examples: int = 0
     _rounds: int = 0
+    _general_rounds: int = 0
 
     def run(self) -> dict[str, Finding]:
         """Draw and examine until the budget is spent. KeyboardInterrupt passes through; `findings` keeps what was found."""
@@ -130,12 +132,12 @@ class Campaign:
         return Domain(target=self.spec.target, models=self.models)
 
     def _strategy(self, part: str, domain: Domain) -> SearchStrategy[Any]:
-        with self._declared(part):
+        with self.declared(part):
             strategy: SearchStrategy[Any] = getattr(self.op, part)(domain)
             check_strategy(self.op, part, strategy)
         return strategy
 
-    def _declared(self, part: str) -> AbstractContextManager[None]:
+    def declared(self, part: str) -> AbstractContextManager[None]:
         """Within this context, what is raised is the fault of whoever declared the Op."""
         return blame.declared(self.registry.source_of("op", self.op.name), f"{part} of {self.op.name}")
 
@@ -160,9 +162,11 @@ class Campaign:
     def _hunt(self, strategy: SearchStrategy[Any], count: int, deadline: float | None, *, by_choices: bool) -> None:
         """One hunt, with a seed of its own."""
         self._rounds += 1
+        self._general_rounds += by_choices
         hunt = _Hunt(self, count, deadline, by_choices=by_choices)
+        hunt.climbs = by_choices and targeting.climbs(self.op, self._general_rounds)
         try:
-            with self._declared("the strategy"):  # of what leaves a hunt, only what was raised while drawing is no HarnessBug
+            with self.declared("the strategy"):  # of what leaves a hunt, only what was raised while drawing is no HarnessBug
                 hunt.go(strategy, _derived(self.seed, self.ref, self._rounds))
         except HarnessBug as bug:
             if isinstance(bug.__cause__, UsageError):
@@ -197,6 +201,7 @@ class _Hunt:
         self._count = count
         self._deadline = deadline
         self._by_choices = by_choices
+        self.climbs = False
         self._drawn = 0
         self._tried = 0
         self._outcomes: dict[Any, Outcome] = {}
@@ -250,7 +255,8 @@ class _Hunt:
             self._conclude()
 
     def _phases(self) -> tuple[Phase, ...]:
-        return (Phase.generate, Phase.shrink) if self._by_choices else (Phase.generate,)
+        shrinking = (Phase.shrink,) if self._by_choices else ()
+        return (Phase.generate, *((Phase.target,) if self.climbs else ()), *shrinking)
 
     def _visit(self, case: Any) -> None:
         check_drawn(self._campaign.op, case)
@@ -264,6 +270,9 @@ class _Hunt:
         if isinstance(outcome, Found) and self._is_wanted(outcome.finding):
             self._aim(outcome.finding)
             _fail(outcome.finding)
+        if self.climbs:
+            with self._campaign.declared("score"):
+                targeting.report(self._campaign.op, case, outcome)
 
     def _aim(self, finding: Finding) -> None:
         """From now on this hunt minimises `finding`."""

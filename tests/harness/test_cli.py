@@ -29,6 +29,7 @@ from tridiff.harness.registry import Registry
 from tridiff.harness.report import progress
 from tridiff.harness.runner import campaign
 from tridiff.harness.runner import examine as examination
+from tridiff.harness.runner.shards import Shard
 
 START_SECONDS = 60
 """Enough for a process to import torch and Triton on a busy machine."""
@@ -107,6 +108,22 @@ def test_clean_run(invoke: Invoke) -> None:
     assert (result.code, result.err) == (cli.Exit.CLEAN, "")
     assert result.out.startswith("fuzzing scale on engine cpu, target gfx942, seed 7\n")
     assert re.search(r"\n25 cases in \d+ s: no findings\n$", result.out)
+
+
+def test_shards(invoke: Invoke) -> None:
+    """The shards of a run draw what it asks for in all, with seeds of their own; a shard's seed alone draws its cases again."""
+    seeds = []
+    for index, cases in enumerate((13, 12)):
+        result = invoke("fuzz", "--kernel", "scale", "--max-examples", 25, "--seed", 7, "--shard", f"{index}/2")
+        first, second, *_ = result.out.splitlines()
+        assert first == f"shard {index}/2 of the run with seed 7"
+        assert second.endswith(f", shard {index}/2")
+        assert re.search(rf"\n{cases} cases in \d+ s: no findings\n$", result.out)
+        seeds.append(second.removeprefix("fuzzing scale on engine cpu, target gfx942, seed ").partition(",")[0])
+
+    assert seeds == [str(Shard(index, 2).seed(7)) for index in (0, 1)]
+    document = json.loads(invoke("fuzz", "--kernel", "scale", "--max-examples", 4, "--shard", "1/2", "--json").out)
+    assert document["kernels"][0]["cases"] == 2
 
 
 def test_run_of_a_model(invoke: Invoke) -> None:
@@ -325,6 +342,12 @@ def test_prove_all_caught(invoke: Invoke, known: Registry) -> None:
         (["prove", "--engine", ""], "unknown engine ''; engines: cpu"),
         (["prove", "--kernel", "scala"], "unknown kernel 'scala': did you mean 'scale'?; known: scale, scale_wrong"),
         (["prove", "--kernel", "scale_wrong"], "no fault is registered for scale_wrong: nothing could be proven"),
+        (["fuzz", "--shard", "2/2"], "--shard 2/2: the first number must be 0 to 1: shards are counted from 0"),
+        (["fuzz", "--shard", "1"], "--shard '1': must be I/N, shard I (0 to N - 1) of N, such as 0/4"),
+        (
+            ["fuzz", "--max-examples", "7", "--shard", "3/4"],
+            "--max-examples 7: shard 3/4 has 1, fewer than there are kernels (2): at least 8 are needed",
+        ),
         (["fuzz", "--out", "/dev/null/x"], "cannot write to /dev/null/x/findings: Not a directory; choose another folder "),
         (["repro", "none.json"], "none.json: no such file; give the path of a case file that tridiff wrote"),
         (["repro", "."], ".: cannot be read: "),

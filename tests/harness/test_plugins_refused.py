@@ -94,6 +94,7 @@ ONE_LINERS = {
     "op(presets=None)": "op 'b': presets is None: must be a function (domain)",
     "op(build='x')": "op 'b': build is 'x': must be a function (case, arena)",
     "op(within=True)": "op 'b': within is True: must be a function (case, domain), or None",
+    "op(score={})": "op 'b': score is a dict with nothing: must be a function (case, ratio), or None",
     "op(models=['Toy'])": "op 'b': models is a list of 1: must map the name of each model to those of its variants",
     "op(models={'Toy': 'Toy TP1'})": "op 'b': models has 'Toy': 'Toy TP1': must be a name with a tuple of names",
     "op(case=Plain)": "op 'b': case is the type Plain: must be a dataclass with ",

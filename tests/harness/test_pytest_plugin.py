@@ -211,7 +211,7 @@ def test_finding_of_a_worker(host: Host, pytester: pytest.Pytester) -> None:
 
     result = host(code, "-p", "xdist", "-n", "2", "--tridiff-out=there")
 
-    result.assert_outcomes(failed=2)
+    result.assert_outcomes(failed=4)
     commands = lines_of(result, "  reproduce: ")
     assert len(set(commands)) == 1
     assert len(lines_of(result, "FAILED")) == len([line for line in lines_of(result, "FAILED") if " - mismatch: scale_" in line])
@@ -222,7 +222,8 @@ def test_finding_of_a_worker(host: Host, pytester: pytest.Pytester) -> None:
     files = sorted(Path("there").glob("*.jsonl"))
     assert {path.name for path in files} <= {"events-gw0.jsonl", "events-gw1.jsonl"}
     runs = [run for path in files for run in read(path).runs]
-    assert [run.kernels["scale_wrong"].cases for run in runs] == [20, 20]
+    assert [run.kernels["scale_wrong"].cases for run in runs] == [10] * 4
+    assert sorted(run.run["shard"] for run in runs) == ["0/2", "0/2", "1/2", "1/2"]
     assert {str(record["reproduce"]) for run in runs for record in run.findings.values()} == {
         line.removeprefix("  reproduce: ") for line in commands
     }

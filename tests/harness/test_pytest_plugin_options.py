@@ -13,7 +13,6 @@ from hosting import EVERY_KERNEL, LOAD, MY_KERNELS, ONE_KERNEL, Host, lines_of
 from tridiff.harness import config as machine
 from tridiff.harness import plugins, profiles
 from tridiff.harness.engines.spec import UsageError
-from tridiff.harness.pytest_plugin import fuzzing
 from tridiff.harness.registry import Registry
 from tridiff.harness.runner.session import Session
 
@@ -85,18 +84,14 @@ def test_budget(
     assert [(session.budget.examples, session.budget.seconds) for session in sessions] == [budget]
 
 
-def test_seeds(host: Host, sessions: list[Session], monkeypatch: pytest.MonkeyPatch) -> None:
-    """A test's seed is added to the run's, which is another one every day under the nightly profile alone."""
+def test_seeds(host: Host, sessions: list[Session]) -> None:
+    """A test's seed is added to the run's."""
     code = "def test_kernel(tridiff):\n    tridiff.fuzz('scale', seed=3)"
 
     host(code)
     host(code, "--tridiff-seed=-10")
-    monkeypatch.setattr(profiles, "is_nightly", lambda: True)
-    monkeypatch.setattr(fuzzing, "time", SimpleNamespace(time=lambda: 20_000 * 86400.0 + 5))
-    host(code)
-    host(code, "--tridiff-seed=1")
 
-    assert [session.seed for session in sessions] == [3, -7, 20_000_003, 4]
+    assert [session.seed for session in sessions] == [3, -7]
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,7 @@ def host(known: Registry, cache: str, pytester: pytest.Pytester, monkeypatch: py
 
     def run(code: str, *arguments: str) -> pytest.RunResult:
         pytester.makepyfile(test_host=code)
-        return pytester.runpytest_inprocess(*PLUGIN, *arguments, no_reraise_ctrlc=True)
+        return pytester.runpytest_inprocess(*PLUGIN, "--tridiff-no-isolation", *arguments, no_reraise_ctrlc=True)
 
     return run
 

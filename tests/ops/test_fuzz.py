@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from hypothesis import settings
 
 from tridiff.harness.engines.spec import DEFAULT_TARGET
 from tridiff.harness.pytest_plugin.fuzzing import Fuzzer
 
-TARGETS = (DEFAULT_TARGET,) * 6 + ("gfx1201", "sm_90")
-"""One shard each: they run in parallel under xdist, every one with a seed of its own."""
-EXAMPLES = 5 * settings().max_examples // 2
-"""Cases of one shard: 250 in pull requests, so 2,000 of a kernel in all, and 2,500 under the profile of nightly runs."""
-INCONCLUSIVE = 0.2
-"""Most cases in which even a dropped key would hide below the bound, as a share; about 0.13 are."""
+EXAMPLES = settings().max_examples
+TARGETS = {DEFAULT_TARGET: 27 * EXAMPLES // 2, "gfx1201": 5 * EXAMPLES // 2, "sm_90": 5 * EXAMPLES // 2}
+"""Cases for each target, in all shards together: 1,850 of a kernel in pull requests, besides those of the committed list, and
+18,500 under the profile of nightly runs."""
+INCONCLUSIVE = 0.13
+"""The usual share of cases in which even a dropped key would hide below the bound."""
+DEVIATIONS = 3.5
+"""Standard deviations by which a shard may exceed it: 0.2 of 250 cases, 0.17 of 750."""
 
 
-@pytest.mark.parametrize("shard", range(len(TARGETS)))
-def test_no_finding(tridiff: Fuzzer, tridiff_kernel: str, shard: int) -> None:
+@pytest.mark.parametrize("target", TARGETS)
+def test_no_finding(tridiff: Fuzzer, tridiff_kernel: str, target: str) -> None:
     """No case fails, every one is judged, and few are inconclusive."""
-    run = tridiff.fuzz(tridiff_kernel, target=TARGETS[shard], examples=EXAMPLES, seed=shard)
+    # A seed for each target, in case that an option puts another one in place of all of them.
+    run = tridiff.fuzz(tridiff_kernel, target=target, examples=TARGETS[target], seed=list(TARGETS).index(target))
 
     tally = run.tally
     assert not tally.reasons
     assert tally.examples == tally.clean
     assert run.budget.examples in {None, tally.examples}
     assert tally.worst_ratio <= 1.0
-    assert tally.inconclusive <= INCONCLUSIVE * tally.examples
+    spread = math.sqrt(tally.examples * INCONCLUSIVE * (1 - INCONCLUSIVE))
+    assert tally.inconclusive <= INCONCLUSIVE * tally.examples + DEVIATIONS * spread
