@@ -11,15 +11,14 @@ import math
 import signal
 import sys
 import traceback
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
-from tridiff.harness import config, settings
-from tridiff.harness.engines.spec import DEFAULT_TARGET, EngineSpec, UsageError, best_engine, check_engine, check_target
+from tridiff.harness import config, settings, starting
+from tridiff.harness.engines.spec import DEFAULT_TARGET, EngineSpec, UsageError
 from tridiff.harness.options import (
     CasesOption,
     ConfigOption,
@@ -46,14 +45,11 @@ from tridiff.harness.options import (
 from tridiff.harness.report.verdict import Exit, Verdict
 
 if TYPE_CHECKING:
-    from tridiff.harness.api import Fault, Found
-    from tridiff.harness.isolation.process import Worker
+    from tridiff.harness.api import Fault, Found, Kernel
     from tridiff.harness.registry import Registry
     from tridiff.harness.runner.events import Event
     from tridiff.harness.runner.examiner import Examiner
     from tridiff.harness.runner.prove import Proof
-    from tridiff.harness.runner.shards import Shard
-    from tridiff.harness.settings import Settings
 
 __all__ = ["Exit", "app", "main"]
 
@@ -102,10 +98,10 @@ def fuzz(
     plan = given.plan(
         profile=profile, target=target, examples=max_examples, seconds=seconds, seed=seed, out=out, cases=case_lists or ()
     )
-    part = _shard(shard)
-    plugins = _plugins(given, plugin)
-    worker = _worker(plugins, plan.target, off=no_isolation)  # it loads torch while we do
-    registry = _registry(plugins, plan.target)
+    part = starting.shard(shard)
+    plugins = starting.plugins(given, plugin)
+    worker = starting.worker(plugins, plan.target, off=no_isolation)  # it loads torch while we do
+    registry = starting.registry(plugins, plan.target)
     from tridiff.harness import repro
     from tridiff.harness.isolation.journal import Journal
     from tridiff.harness.preparing import recall
@@ -115,24 +111,24 @@ def fuzz(
     from tridiff.harness.runner.campaign import Budget
     from tridiff.harness.runner.session import Session
 
-    spec = _spec(engine, plan.target)
+    spec = starting.spec(engine, plan.target)
     kernels = registry.knowing(registry.select(op or [], kernel or []), model or [])
-    folder = repro.prepare(_short(plan.out))
+    folder = repro.prepare(starting.short(plan.out))
     outputs = Outputs(console=_stdout(), as_json=as_json, junit=junit, markdown=markdown)
     outputs.prepare()
-    budget = Budget(examples=_examples(part, plan.profile.examples, len(kernels)), seconds=plan.profile.seconds)
+    budget = Budget(examples=starting.examples(part, plan.profile.examples, len(kernels)), seconds=plan.profile.seconds)
     if part.count > 1 and not as_json:
         _say(f"shard {part} of the run with seed {plan.seed}")
-    isolation = _examining(worker, given, timeout, memory_limit, off=no_isolation)
+    isolation = starting.examining(worker, given, timeout, memory_limit, off=no_isolation)
     with (
-        eventfile.fresh(_short(plan.out) / eventfile.NAME) as events,
-        contextlib.closing(Journal(_short(plan.out))) as journal,
+        eventfile.fresh(starting.short(plan.out) / eventfile.NAME) as events,
+        contextlib.closing(Journal(starting.short(plan.out))) as journal,
         isolation as examiner,
     ):
         report = FuzzReport(outputs, _stderr(), folder, events, shard=str(part) if part.count > 1 else None)
         session = Session(kernels, spec, part.seed(plan.seed), budget, report.listen, registry, tuple(model or ()))
         session.examiner = examiner
-        recall(plan, session, (part,), _warn, _short)
+        recall(plan, session, (part,), _warn, starting.short)
         journal.accompany(session)
         return _concluded(report.run(session))
 
@@ -169,26 +165,6 @@ def report(
     return _concluded(without_output(known) if complaints else known)
 
 
-def _shard(given: str | None) -> Shard:
-    from tridiff.harness.runner.shards import WHOLE, Shard
-
-    try:
-        return WHOLE if given is None else Shard.parsed(given)
-    except UsageError as error:
-        raise UsageError(f"--shard {error}") from None
-
-
-def _examples(shard: Shard, examples: int | None, kernels: int) -> int | None:
-    """The shard's share of `examples`; a shard that had less than one for each of the `kernels` would draw more than that."""
-    share = None if examples is None else shard.share(examples)
-    if share is not None and share < kernels and shard.count > 1:
-        raise UsageError(
-            f"--max-examples {examples}: shard {shard} has {share}, fewer than there are kernels ({kernels}): "
-            f"at least {kernels * shard.count} are needed"
-        )
-    return share
-
-
 @app.command()
 def prove(
     op: OpOption = None,
@@ -206,14 +182,15 @@ def prove(
 ) -> int:
     """Patch known defects into each kernel and show that the expected check catches every one."""
     given = settings.read(config_file)
-    target, plugins = target or given.target or DEFAULT_TARGET, _plugins(given, plugin)
-    worker = _worker(plugins, target, off=no_isolation)
-    registry = _registry(plugins, target)
-    spec = _spec(engine, target)
+    target, plugins = target or given.target or DEFAULT_TARGET, starting.plugins(given, plugin)
+    worker = starting.worker(plugins, target, off=no_isolation)
+    registry = starting.registry(plugins, target)
+    spec = starting.spec(engine, target)
     kernels = registry.select(op or [], kernel or [])
+    untried = _without_deadly(registry, kernels) if no_isolation else []
     if not any(registry.faults.get(known.name) for known in kernels):
         raise UsageError(f"no fault is registered for {', '.join(known.name for known in kernels)}: nothing could be proven")
-    with _examining(worker, given, timeout, memory_limit, off=no_isolation) as examiner:
+    with starting.examining(worker, given, timeout, memory_limit, off=no_isolation) as examiner:
         proofs, interrupted = _prove(registry, kernels, spec, seed, max_examples, examiner)
     from tridiff.harness.report import document, text
 
@@ -226,9 +203,23 @@ def prove(
         _say(f"{len(proofs) - len(missed)} of {len(proofs)} faults caught within {max_examples} examples each")
         if missed:
             _say(f"missed: {', '.join(missed)}")
+        if untried:
+            _say(f"not tried, because they would end this process: {', '.join(untried)}")
         if interrupted:
             _say("interrupted: the faults above are those tried so far")
     return Exit.CLEAN if not interrupted and all(proof.caught for proof in proofs) else Exit.FINDINGS
+
+
+def _without_deadly(registry: Registry, kernels: list[Kernel]) -> list[str]:
+    """Drop from `registry` the faults that end the process they run in, and return their names."""
+    from tridiff.harness.api import DEADLY
+
+    names = []
+    for kernel in kernels:
+        faults = registry.faults.get(kernel.name, [])
+        names += [fault.name for fault in faults if fault.checks <= DEADLY]
+        registry.faults[kernel.name] = [fault for fault in faults if not fault.checks <= DEADLY]
+    return names
 
 
 def _prove(
@@ -288,12 +279,12 @@ def repro(
     from tridiff.harness.runner.examine import examine
 
     given, target = settings.read(config_file), files.target_of(case)
-    plugins = _plugins(given, plugin)
-    worker = _worker(plugins, target, off=no_isolation)
-    registry = _registry(plugins, target)
+    plugins = starting.plugins(given, plugin)
+    worker = starting.worker(plugins, target, off=no_isolation)
+    registry = starting.registry(plugins, target)
     found = files.read(case, registry)
-    with _examining(worker, given, timeout, memory_limit, off=no_isolation) as examiner:
-        what = (found.ref, _ready(found.spec), found.case, registry)
+    with starting.examining(worker, given, timeout, memory_limit, off=no_isolation) as examiner:
+        what = (found.ref, starting.ready(found.spec), found.case, registry)
         outcome = examiner.examine(*what, shrinking=False, announce=lambda _: None) if examiner else examine(*what)
     match outcome:
         case Found():
@@ -328,7 +319,7 @@ def cases(
     """Draw a list of cases, to be committed and run with `fuzz --cases`."""
     given = settings.read(config_file)
     target = target or given.target or DEFAULT_TARGET
-    registry = _registry(_plugins(given, plugin), target)
+    registry = starting.registry(starting.plugins(given, plugin), target)
     from tridiff.harness import case_lists
     from tridiff.harness.runner.drawing import drawn
 
@@ -354,7 +345,7 @@ def _write(path: Path, content: str) -> None:
 @app.command("list")
 def list_(plugin: PluginOption = None, config_file: ConfigOption = None, as_json: JsonOption = False) -> int:
     """Show ops, kernels, engines and faults."""
-    registry = _registry(_plugins(settings.read(config_file), plugin))
+    registry = starting.registry(starting.plugins(settings.read(config_file), plugin))
     from tridiff.harness.report import document, text
 
     if as_json:
@@ -364,65 +355,6 @@ def list_(plugin: PluginOption = None, config_file: ConfigOption = None, as_json
         for line in text.models_text(registry):
             _say(line)
     return Exit.CLEAN
-
-
-def _registry(plugins: list[str] | None, target: str = DEFAULT_TARGET) -> Registry:
-    """The built-in families and the plug-ins, after checking that torch and triton are there."""
-    config.require_packages()
-    from tridiff.harness.plugins import load
-
-    with contextlib.redirect_stdout(sys.stderr):  # what a plug-in prints while it is imported must not spoil a document
-        return load(plugins or [], target=check_target(target))
-
-
-def _plugins(given: Settings, named: list[str] | None) -> list[str]:
-    """The plug-ins of the settings, then those of the command line."""
-    return list(dict.fromkeys([*(str(_short(Path(name))) for name in given.plugins), *(named or [])]))
-
-
-def _short(path: Path) -> Path:
-    """`path` as it is shown and kept in commands: relative to the current folder where it lies below."""
-    here = Path.cwd()
-    return path.relative_to(here) if path.is_relative_to(here) else path
-
-
-def _worker(plugins: list[str] | None, target: str, *, off: bool) -> Worker | None:
-    """A worker that starts while torch is loaded here; None where it is loaded. Ended with this process at the latest."""
-    if off or "torch" in sys.modules:
-        return None
-    from tridiff.harness.isolation.process import Setting, Worker
-
-    return Worker(Setting(tuple(plugins or ()), check_target(target)))
-
-
-@contextlib.contextmanager
-def _examining(
-    worker: Worker | None, given: Settings, timeout: float | None, memory_limit: float | None, *, off: bool
-) -> Iterator[Examiner | None]:
-    """What examines Cases in worker processes, of which `worker` may be the first; None where that is `off`.
-
-    The command line's limits count, else those of the settings.
-    """
-    if off:
-        yield None
-        return
-    from tridiff.harness.isolation.isolated import Isolated
-    from tridiff.harness.preparing import limits
-
-    with contextlib.closing(Isolated(limits(given, timeout, memory_limit), worker)) as examiner:
-        yield examiner
-
-
-def _spec(engine: str | None, target: str) -> EngineSpec:
-    return _ready(EngineSpec(name=check_engine(best_engine() if engine is None else engine), target=check_target(target)))
-
-
-def _ready(spec: EngineSpec) -> EngineSpec:
-    """`spec`, after its engine has seen that it can work with this Triton; an error then is the machine's, not tridiff's."""
-    from tridiff.harness.engines.cpu.engine import CpuEngine
-
-    CpuEngine(spec)
-    return spec
 
 
 @app.command()

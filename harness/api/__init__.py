@@ -8,6 +8,7 @@ from tridiff.harness.api.arena import Allocation, Arena, Damage, StagingError, d
 from tridiff.harness.api.case import SCHEMA, CaseError, from_json, require, require_one_of, require_range, to_json
 from tridiff.harness.api.findings import (
     CHECKS,
+    DEADLY,
     Clean,
     Failure,
     Finding,
@@ -26,6 +27,7 @@ from tridiff.harness.api.values import gaussian, integers, permutation, uniform,
 
 __all__ = [
     "CHECKS",
+    "DEADLY",
     "RAW",
     "SCHEMA",
     "Allocation",

@@ -24,6 +24,9 @@ CHECKS = {
 }
 """Every check with one sentence, in order of precedence: the first that fires names the Finding."""
 
+DEADLY = frozenset({"crash", "memory"})
+"""Checks that only a process can fire which watches another one: without worker processes they are not to be had."""
+
 _PRECEDENCE = {name: rank for rank, name in enumerate(CHECKS)}
 
 

@@ -19,7 +19,7 @@ from hypothesis.errors import Flaky
 from hypothesis.strategies import SearchStrategy
 
 from tridiff.harness import blame
-from tridiff.harness.api import Domain, Finding, Found, Op, Outcome
+from tridiff.harness.api import DEADLY, Domain, Finding, Found, Op, Outcome
 from tridiff.harness.declarations import check_drawn, check_strategy
 from tridiff.harness.engines.spec import EngineSpec, UsageError
 from tridiff.harness.registry import Registry, builtin
@@ -38,10 +38,8 @@ BY_CHOICES = 40
 """Most Cases that Hypothesis may run to shrink one Finding; the fields of the Case need fewer for what is left."""
 SHRINK_SECONDS = 60.0
 """Time to minimise one Finding."""
-DEADLY = frozenset({"crash", "hang", "memory"})
-"""Checks that may have cost a process: each smaller Case that still fails costs another one, so fewer are tried."""
 DEADLY_SHARE = 3
-"""They get this many times as long."""
+"""A Finding that costs a process each time it is made smaller has this many times as long, and fewer Cases are tried."""
 
 
 class BudgetSpent(BaseException):
@@ -279,7 +277,7 @@ class _Hunt:
         self._target = finding.signature()
         self._first = self._best = finding
         self._at = self._campaign.examples
-        if finding.check in DEADLY and self._campaign.examiner is not None:
+        if finding.check in DEADLY | {"hang"} and self._campaign.examiner is not None:
             self._most_by_choices = 0
             self._shrink_seconds *= DEADLY_SHARE
         self._shrink_deadline = time.monotonic() + self._shrink_seconds

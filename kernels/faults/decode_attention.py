@@ -329,4 +329,31 @@ FAULTS = (
         ),
         "checks": ("assertion",),
     },
+    {
+        "name": "extension_aborts",
+        "kernel": "decode_attention",
+        "description": "For more than two rows the launcher calls into an extension that trips an assertion of its own.",
+        "patches": (
+            (
+                "    if rows == 0:\n        return\n",
+                "    if rows == 0:\n        return\n    if rows > 2:\n        import os\n\n        os.abort()\n",
+            ),
+        ),
+        "checks": ("crash",),
+    },
+    {
+        "name": "workspace_for_every_split",
+        "kernel": "decode_attention",
+        "description": "From eight splits on every split gets a workspace of 4 GiB, as if sequences had no end.",
+        "patches": (
+            (
+                "    partial_output = torch.empty(",
+                (
+                    "    workspaces = [torch.ones(1 << 26) for _ in range(16 * num_kv_splits) if num_kv_splits >= 8]\n"
+                    "    partial_output = torch.empty("
+                ),
+            ),
+        ),
+        "checks": ("memory",),
+    },
 )

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from filelock import FileLock
 
-from tridiff.harness.api import Fault
+from tridiff.harness.api import DEADLY, Fault
 from tridiff.harness.engines.spec import EngineSpec
+from tridiff.harness.isolation.isolated import Isolated, Limits
 from tridiff.harness.registry import builtin
 from tridiff.harness.runner.prove import prove_fault
 
@@ -21,6 +23,8 @@ SOON = 20
 """Examples within which three quarters of them must be."""
 SPEC = EngineSpec(max_steps=2_000)
 """Legal cases take some hundred steps, so a hang need not run for a minute until it counts as one."""
+LIMITS = Limits(most_bytes=2 << 30)
+"""So that memory need not be filled further than it takes to tell."""
 
 FAULTS = [fault for faults in builtin().faults.values() for fault in faults]
 
@@ -35,18 +39,21 @@ class Catch:
 
 
 @pytest.fixture(scope="session")
-def caught(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Callable[[Fault], Catch]:
-    """Hunts a fault, without shrinking; once for all workers."""
+def caught(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Iterator[Callable[[Fault], Catch]]:
+    """Hunts a fault, without shrinking, in a process of its own where it would end this one; once for all workers."""
     base = tmp_path_factory.getbasetemp()
     folder = (base if worker_id == "master" else base.parent) / "faults"
     folder.mkdir(exist_ok=True)
-    return lambda fault: _once(folder / f"{fault.kernel}-{fault.name}.json", fault)
+    with contextlib.closing(Isolated(LIMITS)) as examiner:
+        yield lambda fault: _once(
+            folder / f"{fault.kernel}-{fault.name}.json", fault, examiner if fault.checks <= DEADLY else None
+        )
 
 
-def _once(path: Path, fault: Fault) -> Catch:
+def _once(path: Path, fault: Fault, examiner: Isolated | None) -> Catch:
     with FileLock(f"{path}.lock"):
         if not path.exists():
-            proof = prove_fault(fault, SPEC, examples=EXAMPLES, shrink_seconds=0.0)
+            proof = prove_fault(fault, SPEC, examples=EXAMPLES, shrink_seconds=0.0, examiner=examiner)
             check = "" if proof.finding is None else proof.finding.check
             path.write_text(json.dumps([check, proof.examples, proof.strays]), encoding="utf-8")
     return Catch(*json.loads(path.read_text(encoding="utf-8")))
