@@ -14,7 +14,7 @@ import pytest
 from hypothesis import settings
 
 from tridiff.harness import profiles, repro
-from tridiff.harness.api import Finding
+from tridiff.harness.api import Finding, Infrastructure
 from tridiff.harness.engines.cpu.engine import CpuEngine
 from tridiff.harness.engines.spec import DEFAULT_TARGET, EngineSpec, UsageError, best_engine, check_target
 from tridiff.harness.pytest_plugin import events, options, running, spreading, summary
@@ -22,10 +22,10 @@ from tridiff.harness.pytest_plugin.failure import Failure, one_line
 from tridiff.harness.pytest_plugin.kernels import selected, warnings_as_usual
 from tridiff.harness.registry import Registry
 from tridiff.harness.report.recording import Recording
-from tridiff.harness.report.run_text import reasons_text
+from tridiff.harness.report.run_text import plural, reasons_text
 from tridiff.harness.report.text import finding_text
 from tridiff.harness.runner.campaign import Budget, HarnessBug
-from tridiff.harness.runner.events import Event, FindingMinimal, FindingSeen, Tally
+from tridiff.harness.runner.events import CaseDone, Event, FindingMinimal, FindingSeen, Tally
 from tridiff.harness.runner.session import Session
 from tridiff.harness.runner.shards import Shard
 
@@ -133,6 +133,7 @@ class _Run:
     files: dict[str, Path] = field(default_factory=dict)
     shrunk: dict[str, bool] = field(default_factory=dict)
     unwritten: str = ""
+    last_words: tuple[str, ...] = ()
 
     @property
     def shard(self) -> str:
@@ -184,6 +185,8 @@ class _Run:
                 "\n".join([f"no case of {kernel} could be judged", *reasons_text({kernel: session.tallies[kernel].reasons})]),
                 self._headline(),
             )
+        if session.tallies.get(kernel, Tally()).infrastructure:
+            raise Failure(*self._infrastructure(session.tallies[kernel]))
         return FuzzRun(
             kernel=kernel,
             spec=session.spec,
@@ -193,8 +196,20 @@ class _Run:
             shard=self.shard,
         )
 
+    def _infrastructure(self, tally: Tally) -> tuple[str, str]:
+        """Text and headline where processes died and no case is to blame: no finding, but no proof of anything either."""
+        kernel = self.session.kernels[0].name
+        headline = (
+            f"infrastructure: {plural(tally.infrastructure)} of {kernel} killed the process, and did not when run again alone"
+        )
+        reasons = [f"  {count} times: {reason}" for reason, count in sorted(tally.reasons.items())]
+        tail = [f"    {line}" for line in self.last_words]
+        return "\n".join([headline, *reasons, *(["  last words:"] if tail else []), *tail]), headline
+
     def _listen(self, event: Event) -> None:
         """Write a case file the moment a finding is seen, and again once it is minimal."""
+        if isinstance(event, CaseDone) and isinstance(event.outcome, Infrastructure):
+            self.last_words = event.outcome.tail
         if isinstance(event, FindingSeen | FindingMinimal):
             try:
                 folder = repro.prepare(self.options.out, option="--tridiff-out")
