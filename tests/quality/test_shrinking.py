@@ -13,7 +13,7 @@ from tridiff.harness.runner.events import CaseDone, Event
 from tridiff.harness.runner.prove import prove_fault
 
 KERNEL = "decode_attention"
-MOST_RUNS = 120
+MOST_RUNS = 60
 """Cases that may be run to minimise one finding."""
 
 # What differs from the default case; where several cases are equally simple, each of them. One row, one head, pages of 16,
