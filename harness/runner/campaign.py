@@ -123,7 +123,8 @@ class Campaign:
 
     def contains(self, case: Any) -> bool:
         """Whether the Op allows `case` on this campaign's target."""
-        return self.op.within is None or self.op.within(case, self._domain)
+        with self.declared("within"):
+            return self.op.within is None or self.op.within(case, self._domain)
 
     @property
     def _domain(self) -> Domain:
@@ -144,7 +145,8 @@ class Campaign:
             if _past(deadline) or (self.stop_at_first and self.findings):
                 return
             if self.contains(case):
-                _Hunt(self, 1, deadline, by_choices=False).replay(case)
+                with _usage_errors_as_they_are():
+                    _Hunt(self, 1, deadline, by_choices=False).replay(case)
 
     def _preset_examples(self) -> int | None:
         return None if self.budget.examples is None else self.budget.examples // PRESET_SHARE
@@ -163,13 +165,9 @@ class Campaign:
         self._general_rounds += by_choices
         hunt = _Hunt(self, count, deadline, by_choices=by_choices)
         hunt.climbs = by_choices and targeting.climbs(self.op, self._general_rounds)
-        try:
-            with self.declared("the strategy"):  # of what leaves a hunt, only what was raised while drawing is no HarnessBug
-                hunt.go(strategy, _derived(self.seed, self.ref, self._rounds))
-        except HarnessBug as bug:
-            if isinstance(bug.__cause__, UsageError):
-                raise bug.__cause__ from None
-            raise
+        # Of what leaves a hunt, only what was raised while drawing is no HarnessBug.
+        with _usage_errors_as_they_are(), self.declared("the strategy"):
+            hunt.go(strategy, _derived(self.seed, self.ref, self._rounds))
 
     def outcome(self, case: Any, *, shrinking: bool) -> Outcome:
         """Examine a Case."""
@@ -206,6 +204,7 @@ class _Hunt:
         self._target: str | None = None
         self._first: Finding | None = None
         self._best: Finding | None = None
+        self._deadly = False
         self._most_by_choices = BY_CHOICES
         self._shrink_seconds = campaign.budget.shrink_seconds
         self._at = 0
@@ -249,6 +248,11 @@ class _Hunt:
         try:
             self._minimise()
             self._confirm()
+        except BaseException:
+            self._cut_short = True
+            if self._deadly:
+                self._best = self._first  # of anything smaller, no fresh process has died
+            raise
         finally:
             self._conclude()
 
@@ -277,7 +281,8 @@ class _Hunt:
         self._target = finding.signature()
         self._first = self._best = finding
         self._at = self._campaign.examples
-        if finding.check in DEADLY | {"hang"} and self._campaign.examiner is not None:
+        self._deadly = finding.check in DEADLY | {"hang"} and self._campaign.examiner is not None
+        if self._deadly:
             self._most_by_choices = 0
             self._shrink_seconds *= DEADLY_SHARE
         self._shrink_deadline = time.monotonic() + self._shrink_seconds
@@ -315,11 +320,7 @@ class _Hunt:
             self._best = outcome.finding
             return True
 
-        try:
-            minimised(self._best.case, fails, self._campaign.op.compile_time)
-        except (KeyboardInterrupt, HarnessBug):
-            self._cut_short = True
-            raise
+        minimised(self._best.case, fails, self._campaign.op.compile_time)
 
     def _confirm(self) -> None:
         """Go back to the Case as it was found, where the minimal one kills no fresh process."""
@@ -356,6 +357,17 @@ def _blamed_on_us(case: Any) -> Iterator[None]:
         yield
     except Exception as error:
         raise HarnessBug(case, error) from error
+
+
+@contextmanager
+def _usage_errors_as_they_are() -> Iterator[None]:
+    """Turns a `HarnessBug` back where it was the user's matter, a plug-in that is wrong, say."""
+    try:
+        yield
+    except HarnessBug as bug:
+        if isinstance(bug.__cause__, UsageError):
+            raise bug.__cause__ from None
+        raise
 
 
 _types: dict[str, type[_Failing]] = {}

@@ -17,7 +17,7 @@ from toy.family import registry
 from toy.strategies.scale import ScaleCase, cases
 
 from tridiff.harness.api import Clean, Domain, Finding, Found, Outcome, Skipped, Unsupported
-from tridiff.harness.engines.spec import EngineSpec
+from tridiff.harness.engines.spec import EngineSpec, UsageError
 from tridiff.harness.registry import Registry
 from tridiff.harness.runner import campaign as module
 from tridiff.harness.runner.campaign import Budget, Campaign, HarnessBug
@@ -467,6 +467,52 @@ def test_ctrl_c_while_shrinking_keeps_the_finding(stage: Stage, at: int) -> None
     assert minimal.finding.case.columns > 9
 
 
+@dataclass
+class Dying:
+    """An examiner whose processes die from 5 columns on; Ctrl-C comes at the `at`-th Case that is smaller, or as it confirms."""
+
+    at: int | None
+
+    def examine(
+        self,
+        _ref: KernelRef,
+        _spec: EngineSpec,
+        case: ScaleCase,
+        _known: Registry,
+        *,
+        shrinking: bool,
+        announce: object,  # noqa: ARG002 - the name is given
+    ) -> Outcome:
+        """Run a Case."""
+        if shrinking and self.at is not None:
+            self.at -= 1
+            if self.at == 0:
+                raise KeyboardInterrupt
+        return found("crash", case) if case.columns >= 5 else clean(case)
+
+    def confirmed(self, *_: object) -> Finding | None:
+        """Replay the smallest Case."""
+        raise KeyboardInterrupt
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+@pytest.mark.parametrize("at", [2, None])
+def test_ctrl_c_before_a_death_is_confirmed(at: int | None) -> None:
+    """What was not replayed alone is not reported: the Case is that which was found, and said to be not fully shrunk."""
+    bad = ScaleCase(rows=3, columns=9, gap=1)
+    events: list[Event] = []
+    run = campaign(Budget(examples=5), events)
+    run.examiner, run.first = Dying(at), [bad]
+
+    with pytest.raises(KeyboardInterrupt):
+        run.run()
+
+    assert [finding.case for finding in run.findings.values()] == [bad]
+    assert [(event.finding.case, event.shrunk) for event in events if isinstance(event, FindingMinimal)] == [(bad, False)]
+
+
 def test_ctrl_c_after_a_finding_keeps_it(stage: Stage) -> None:
     """What was minimal before stays."""
     stage.kernel = lambda case: found("mismatch", case) if case.columns > 9 else Clean(ratio=0.1)
@@ -523,6 +569,44 @@ def test_harness_bug_while_shrinking_keeps_the_finding(stage: Stage) -> None:
         run.run()
 
     assert [finding.check for finding in run.findings.values()] == ["mismatch"]
+
+
+def test_mistake_of_the_user_is_no_bug_of_ours(stage: Stage) -> None:
+    """Whether the Case was drawn, or is remembered or listed."""
+
+    def broken(case: ScaleCase) -> Outcome:
+        raise UsageError(f"plug-in x.py: build of scale raised with {case.columns}")
+
+    stage.kernel = broken
+    run = campaign(Budget(examples=5), [])
+    run.first = [ScaleCase(columns=9)]
+
+    with pytest.raises(UsageError, match=r"^plug-in x\.py: build of scale raised with 9$"):
+        run.run()
+    run.first = []
+    with pytest.raises(UsageError, match=r"^plug-in x\.py: build of scale raised"):
+        run.run()
+
+
+def test_mistake_in_what_an_op_allows(stage: Stage) -> None:
+    """It is told like any other mistake of a plug-in; a finding that was being simplified is kept."""
+
+    def within(case: ScaleCase, _domain: Domain) -> bool:
+        return case.columns == 8 or bool(1 / (case.columns - 1))
+
+    known = registry()
+    known.ops["scale"] = dataclasses.replace(known.op("scale"), within=within)
+    known._sources["op", "scale"] = "x.py"
+    stage.kernel = lambda case: found("mismatch", case)
+    events: list[Event] = []
+    run = Campaign(
+        KernelRef(kernel="scale"), EngineSpec(), 0, Budget(examples=5), events.append, known, first=[ScaleCase(columns=8)]
+    )
+
+    with pytest.raises(UsageError, match=r"^plug-in x\.py: within of scale raised ZeroDivisionError"):
+        run.run()
+
+    assert [event.shrunk for event in events if isinstance(event, FindingMinimal)] == [False]
 
 
 def test_bug_of_a_strategy_is_not_swallowed(stage: Stage) -> None:
