@@ -28,6 +28,9 @@ LEAST_PATIENCE = 3.0
 PATIENCE = 10
 """A Case of a kernel that is known to hang may take this many times as long as the slowest that ended."""
 
+_TRIES = 3
+"""Worker processes that may die in a row for reasons of their own."""
+
 
 class WorkerLost(RuntimeError):
     """A worker died before it could be asked anything: the machine's matter, or ours."""
@@ -71,8 +74,8 @@ class Isolated:
         self._deaths = 0
         self._slowest = 0.0
         self._hangs: set[KernelRef] = set()
-        self._known: set[str] = set()
-        self._alone: set[Any] = set()
+        self._known: set[tuple[KernelRef, str]] = set()
+        self._alone: set[tuple[KernelRef, str, Any]] = set()
         atexit.register(self.close)
 
     def close(self) -> None:
@@ -100,7 +103,7 @@ class Isolated:
             return request.outcome(answer)
         announce(request.died(answer, confirming=False))
         finding = request.finding(answer)
-        if shrinking or finding.signature() in self._known:
+        if shrinking or (ref, finding.signature()) in self._known:
             return Found(finding=finding)
         return self._replayed(request, answer, announce)
 
@@ -108,7 +111,8 @@ class Isolated:
         self, ref: KernelRef, spec: EngineSpec, finding: Finding, registry: Registry, announce: Callable[[WorkerDied], None]
     ) -> Finding | None:
         """See `runner.examiner.Examiner`."""
-        if finding.signature() not in self._known or finding.case in self._alone:
+        signature = finding.signature()
+        if (ref, signature) not in self._known or (ref, signature, finding.case) in self._alone:
             return finding
         request = _Request(ref, spec, finding.case, registry)
         answer = self._asked_alone(request)
@@ -116,7 +120,7 @@ class Isolated:
             return None
         announce(request.died(answer, confirming=True))
         again = request.finding(answer)
-        return again if again.signature() == finding.signature() else None
+        return again if again.signature() == signature else None
 
     def _replayed(self, request: _Request, death: Death, announce: Callable[[WorkerDied], None]) -> Outcome:
         """What a death is worth: a Finding if it happens again in a fresh process, `Infrastructure` if nothing does."""
@@ -128,21 +132,19 @@ class Isolated:
         if deaths.is_ours(again):
             return _infrastructure(again)
         finding = request.finding(again)
-        self._known.add(finding.signature())
+        self._known.add((request.ref, finding.signature()))
         if finding.check == "hang":
             self._hangs.add(request.ref)
         return Found(finding=finding)
 
     def _asked_alone(self, request: _Request) -> dict[str, Any] | Death:
         """What a process says that has examined nothing before, with all the time that a Case may take."""
-        answer = self._asked(request, self.limits.seconds, fresh=True)
-        self._alone.add(request.case)
-        return answer
+        return self._asked(request, self.limits.seconds, fresh=True)
 
     def _asked(self, request: _Request, seconds: float, *, fresh: bool = False) -> dict[str, Any] | Death:
         """Ask the worker; one that is dead is replaced, whether it died of this Case or before it was asked."""
-        for _ in range(3):
-            worker = self._take(fresh=fresh)
+        for _ in range(_TRIES):
+            worker = self._taken(fresh=fresh)
             began = time.monotonic()
             unused = worker.answered == 0
             answer = worker.ask(request.body, seconds=seconds, most_bytes=self.limits.most_bytes)
@@ -153,13 +155,13 @@ class Isolated:
                 self._worker = None
                 self._deaths += 1
                 if unused and seconds >= self.limits.seconds:
-                    self._alone.add(request.case)
+                    self._alone.add((request.ref, request.finding(answer).signature(), request.case))
                 self._start_spares()
                 return answer
             self._slowest = max(self._slowest, time.monotonic() - began)
             self._rest(worker)
             return answer
-        raise WorkerLost("three worker processes in a row died before they could be asked anything")
+        raise WorkerLost(f"{_TRIES} worker processes in a row died before they could be asked anything")
 
     def _patience(self, ref: KernelRef) -> float:
         """Seconds for a Case: less where the kernel is known to hang, or every hit would cost the whole time."""
@@ -182,14 +184,36 @@ class Isolated:
             fit = [spare for spare in self._spares if not (fresh and spare.answered)]
             # One that has examined Cases is warm; of the others, one that is ready.
             best = max(fit, key=lambda spare: (spare.answered, spare.is_ready), default=None) or self._start_spare()
+            self._worker = best
             self._spares.remove(best)
-            self._worker = _started(best)
             self._since = time.monotonic()
         return self._worker
 
+    def _taken(self, *, fresh: bool) -> Worker:
+        """`_take`, once it is ready. One that something else ended while it started is replaced; it may have waited for long.
+
+        Raises `WorkerLost` where none starts, and `UsageError` where its plug-ins cannot be loaded.
+        """
+        left = _TRIES
+        while True:
+            left -= 1
+            worker = self._take(fresh=fresh)
+            answer = worker.started()
+            if isinstance(answer, Death):
+                self._worker = None
+                if left and answer.code < 0 and answer.overtime is None:
+                    continue
+                said = "; ".join(answer.lines[-3:]) or "it said nothing"
+                raise WorkerLost(f"a worker process ended with code {answer.code} while it started: {said}")
+            if "usage" in answer:
+                self._worker = None
+                worker.kill()
+                raise UsageError(answer["usage"])
+            return worker
+
     def _rest(self, worker: Worker) -> None:
-        """After an answer: time for a spare, or for another worker where this one has grown."""
-        if worker.answered % 16 == 0 and worker.resident > self.limits.most_bytes // 2:
+        """After an answer: time for a spare, or for another worker where this one has used half of what it may grow by."""
+        if worker.resident > (worker.needed + self.limits.most_bytes) // 2:
             worker.kill()
             self._worker = None
             self._start_spares()
@@ -206,18 +230,6 @@ class Isolated:
         worker = Worker(self._setting)
         self._spares.append(worker)
         return worker
-
-
-def _started(worker: Worker) -> Worker:
-    """`worker`, once it is ready. Raises `WorkerLost`, and `UsageError` where its plug-ins cannot be loaded."""
-    answer = worker.started()
-    if isinstance(answer, Death):
-        said = "; ".join(answer.lines[-3:]) or "it said nothing"
-        raise WorkerLost(f"a worker process ended with code {answer.code} while it started: {said}")
-    if "usage" in answer:
-        worker.kill()
-        raise UsageError(answer["usage"])
-    return worker
 
 
 class _Request:

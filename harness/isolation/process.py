@@ -8,7 +8,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import signal
+import struct
 import subprocess
 import sys
 import threading
@@ -26,8 +28,14 @@ _POLL = 0.05
 """Seconds between two looks at the memory of a busy worker."""
 _KEPT = 16 << 10
 """Bytes of standard error that are kept."""
+_PIPE = 64 << 10
+"""Bytes that a pipe holds at most (pipe(7))."""
+_LINGER = 1000
+"""Milliseconds after which the end of a worker is noticed that left a child which holds the pipe."""
 _LARGEST = 16 << 20
 """Bytes of the largest answer; more is garbage that a kernel wrote into the connection."""
+_HEADER = struct.Struct("!i")
+"""What a Connection sends before each message: its length in bytes."""
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 BOOT = (
     "import json, sys; setup = json.loads(sys.argv[1]); sys.path[:] = setup['path'];"
@@ -66,18 +74,20 @@ class Setting:
 
 
 class Worker:
-    """A worker process; `answered` counts the Cases that it has examined."""
+    """A worker process; `answered` counts the Cases that it has examined, `needed` are the bytes that it took to get ready."""
 
     def __init__(self, setting: Setting) -> None:
         self.setting = setting
         self.answered = 0
         self._ready = False
+        self._surplus = False
+        self.needed = 0
         ours, theirs = Pipe()
         self._connection: Connection = ours
         setup = {
             "descriptor": theirs.fileno(),
             "parent": os.getpid(),
-            "path": sys.path,
+            "path": _search_path(),
             "plugins": setting.plugins,
             "target": setting.target,
             "warm": setting.warm,
@@ -122,14 +132,19 @@ class Worker:
             return {"ready": True}
         answer = self._receive(self._started + START_SECONDS - time.monotonic(), None)
         self._ready = isinstance(answer, dict) and "ready" in answer
+        self.needed = self.resident if self._ready else 0
         return answer
 
     def ask(self, request: dict[str, Any], *, seconds: float, most_bytes: int) -> dict[str, Any] | Death | None:
-        """The answer to `request`, or how it died instead; None if it was dead before it was asked.
+        """The answer to `request`, or how it died instead; None if it was dead, or in disorder, before it was asked.
 
         It is killed if it takes longer than `seconds` or needs more than `most_bytes`, or if this is interrupted.
         """
         self._tail.forget()
+        # Dead, or it speaks without being asked.
+        if self._process.poll() is not None or self._surplus or self._connection.poll(0):
+            self.kill()
+            return None
         try:
             self._connection.send_bytes(json.dumps(request).encode())
         except OSError:
@@ -155,21 +170,44 @@ class Worker:
         return self._ended_as
 
     def _receive(self, seconds: float, most_bytes: int | None) -> dict[str, Any] | Death:
+        """The next message. Read piece by piece: one of which a part never comes must not keep us waiting."""
         deadline = time.monotonic() + seconds
-        while not self._connection.poll(min(_POLL, max(0.0, deadline - time.monotonic()))):
-            if time.monotonic() >= deadline:
-                return self._ended(overtime=seconds)
-            if most_bytes is not None and self.resident > most_bytes:
-                return self._ended(overweight=most_bytes)
+        received, end = b"", _HEADER.size
+        while len(received) < end:
+            while not self._connection.poll(min(_POLL, max(0.0, deadline - time.monotonic()))):
+                death = self._watched(deadline, seconds, most_bytes)
+                if death is not None:
+                    return death
+            piece = self._read()
+            if not piece:
+                return self._gone()
+            received += piece
+            if len(received) >= _HEADER.size:
+                length = _HEADER.unpack_from(received)[0]
+                end = _HEADER.size + (length if 0 <= length <= _LARGEST else 0)  # nothing of that length is ours
+        self._surplus = len(received) > end
         try:
-            answer = json.loads(self._connection.recv_bytes(_LARGEST))
-        except EOFError:
-            return self._gone()
-        except (OSError, ValueError):
-            if self._process.poll() is None:
-                return self._ended(garbled=True)
-            return self._gone()
+            answer = json.loads(received[_HEADER.size : end])
+        except ValueError:
+            return self._ended(garbled=True)
         return answer if isinstance(answer, dict) else self._ended(garbled=True)
+
+    def _watched(self, deadline: float, seconds: float, most_bytes: int | None) -> Death | None:
+        """While there is no answer: how it ended, or had to be ended; None if it may go on."""
+        if self._process.poll() is not None and not self._connection.poll(0):
+            return self._gone()  # without a word: a child that it left behind holds the connection open
+        if time.monotonic() >= deadline:
+            return self._ended(overtime=seconds)
+        if most_bytes is not None and self.resident > most_bytes:
+            return self._ended(overweight=most_bytes)
+        return None
+
+    def _read(self) -> bytes:
+        """What has come; nothing once the other end is closed."""
+        try:
+            return os.read(self._connection.fileno(), 1 << 16)
+        except ConnectionError:
+            return b""
 
     def _gone(self) -> Death:
         """It closed its end of the connection: it has died, or lives on without one, which is the same to us."""
@@ -194,28 +232,56 @@ class Worker:
                 self._process.wait(timeout=0.5)
 
 
+def _search_path() -> list[str]:
+    """Where the run looks for modules; what is no string there (a Path, say), Python passes over."""
+    entries: list[Any] = list(sys.path)
+    return [entry for entry in entries if isinstance(entry, str)]
+
+
 class _Tail:
     """Drains a pipe in the background, so that nobody blocks on it, and keeps the end of what came."""
 
     def __init__(self, descriptor: int) -> None:
+        os.set_blocking(descriptor, False)  # our end alone
         self._descriptor = descriptor
         self._kept = b""
+        self._lock = threading.Lock()
+        self._closed = False
         self._thread = threading.Thread(target=self._drain, daemon=True)
         self._thread.start()
 
     def _drain(self) -> None:
-        with contextlib.suppress(OSError):
-            while chunk := os.read(self._descriptor, 1 << 16):
-                self._kept = (self._kept + chunk)[-_KEPT:]
-        os.close(self._descriptor)
+        waiting = select.poll()
+        waiting.register(self._descriptor, select.POLLIN)
+        while not self._closed:
+            if waiting.poll(_LINGER) and not self._read():
+                break
+        with self._lock:
+            os.close(self._descriptor)
+            self._closed = True
+
+    def _read(self) -> bool:
+        """Keep the end of what is there; False once nothing can come any more."""
+        with self._lock:
+            try:
+                chunk = os.read(self._descriptor, _PIPE)
+            except BlockingIOError:
+                return True
+            self._kept = (self._kept + chunk)[-_KEPT:]
+            return bool(chunk)
 
     def forget(self) -> None:
-        """Drop what came until now."""
-        self._kept = b""
+        """Drop what was written until now, also what nobody has read yet: it must not be taken for the next Case's."""
+        with self._lock:
+            if not self._closed:
+                with contextlib.suppress(BlockingIOError):
+                    os.read(self._descriptor, _PIPE)
+            self._kept = b""
 
     def close(self) -> None:
         """Wait for the rest, for a while: a process that it started and that lives on keeps the pipe open."""
         self._thread.join(timeout=0.5)
+        self._closed = True
 
     def lines(self) -> tuple[str, ...]:
         """The last lines, without those that are empty."""

@@ -34,13 +34,19 @@ def main(setup: dict[str, Any]) -> None:
     _die_with(setup["parent"])
     _go_first()
     connection = Connection(setup["descriptor"])
+    # What a kernel forks must not answer in our place, nor keep the connection open when we die.
+    os.register_at_fork(after_in_child=connection.close)
+    ours = os.getpid()
     connection.send_bytes(_json(_warmed(setup)))
     while True:
         try:
             request = connection.recv_bytes()
         except EOFError:
             return
-        connection.send_bytes(_json(_answer(json.loads(request))))
+        answer = _answer(json.loads(request))
+        if os.getpid() != ours:  # a kernel forked, and did not end its child
+            os._exit(0)
+        connection.send_bytes(_json(answer))
 
 
 def _die_with(parent: int) -> None:
@@ -98,7 +104,8 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
     except Exception as error:  # noqa: BLE001 - a bug of ours is told where the run is
         return {"bug": f"{type(error).__name__}: {error}", "traceback": traceback.format_exc()}
     finally:
-        sys.stdout.flush()
+        with contextlib.suppress(Exception):  # a kernel may have put anything in its place, or have closed it
+            sys.stdout.flush()
 
 
 def _json(answer: dict[str, Any]) -> bytes:

@@ -9,7 +9,9 @@ import contextlib
 import ctypes
 import json
 import os
+import struct
 import sys
+import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
@@ -71,6 +73,59 @@ BEHAVIOURS: dict[str, Callable[[], None]] = {
     behaviour.__name__: behaviour for behaviour in (aborts, faults, exits, loops, swells, raises, babbles, interferes)
 }
 
+
+def connection() -> int:
+    """The descriptor by which a stand-in answers."""
+    return int(json.loads(sys.argv[1])["descriptor"])
+
+
+def abandons() -> None:
+    """Die, and leave a child that holds all that is open."""
+    if os.fork() == 0:
+        time.sleep(20)
+        os._exit(0)
+    os.abort()
+
+
+def promises() -> None:
+    """Announce a long answer, and never end."""
+    os.write(connection(), struct.pack("!i", 1000) + b"{")
+    loops()
+
+
+def stammers() -> None:
+    """End in the middle of an answer."""
+    os.write(connection(), struct.pack("!i", 1000) + b"{")
+    os._exit(0)
+
+
+def boasts() -> None:
+    """Announce an answer that is too long for anyone."""
+    os.write(connection(), struct.pack("!i", 1 << 30) + b"{")
+
+
+def echoes() -> None:
+    """Answer, beside the answer that comes anyway."""
+    answer = json.dumps({"outcome": "Clean", "ratio": 9.0, "conclusive": True, "specialisations": []}).encode()
+    Connection(os.dup(connection())).send_bytes(answer)
+
+
+def clones() -> None:
+    """Go on as two processes."""
+    os.fork()
+
+
+def heirs() -> None:
+    """Have a child that raises what nobody expects."""
+    if os.fork() == 0:
+        raise RuntimeError
+
+
+UNRULY: dict[str, Callable[[], None]] = {
+    behaviour.__name__: behaviour for behaviour in (abandons, promises, stammers, boasts, echoes, clones, heirs)
+}
+"""What a stand-in does besides; the Case is clean where it lives."""
+
 BOOT = (
     "import json, sys; setup = json.loads(sys.argv[1]); sys.path[:] = setup['path']; import misbehaving; misbehaving.serve(setup)"
 )
@@ -103,6 +158,23 @@ def prepare(setup: dict[str, Any]) -> None:
     worker._go_first()
 
 
+def serve_as_worker(setup: dict[str, Any]) -> None:
+    """Serve with the loop of a real worker, and the answers of a stand-in."""
+    from tridiff.harness.isolation import worker  # noqa: PLC0415 - the folders to search are known now
+
+    answered = iter(range(1000))
+
+    def answer(request: dict[str, Any]) -> dict[str, Any]:
+        try:
+            return _answer(request, next(answered))
+        except RuntimeError as error:
+            return {"bug": str(error), "traceback": ""}
+
+    worker._warmed = lambda setup: {"ready": bool(setup)}
+    worker._answer = answer
+    worker.main(setup)
+
+
 def refuse(setup: dict[str, Any]) -> None:
     """Answer as a worker does that cannot load a plug-in."""
     Connection(setup["descriptor"]).send_bytes(b'{"usage": "plug-in x.py: no such file"}')
@@ -113,6 +185,8 @@ def _answer(request: dict[str, Any], answered: int) -> dict[str, Any]:
     if request["case"]["columns"] >= FROM:
         if name == "sulks" and answered:
             os.abort()
+        if name in UNRULY:
+            UNRULY[name]()
         if name in BEHAVIOURS:
             try:
                 BEHAVIOURS[name]()
