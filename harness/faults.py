@@ -90,8 +90,19 @@ def _twin(module: ModuleType, fault: Fault) -> ModuleType:
 _holder: list[tempfile.TemporaryDirectory[str]] = []
 
 
+_given: list[Path] = []
+
+
+def keep_in(folder: Path) -> None:
+    """From now on write twins to `folder`, which whoever started this process removes: it may be killed."""
+    _given[:] = [folder]
+
+
 def _folder() -> Path:
     """A folder of this process, removed when it ends."""
+    if _given:
+        _given[0].mkdir(mode=0o700, exist_ok=True)
+        return _given[0]
     if not _holder:
         _holder.append(tempfile.TemporaryDirectory(prefix="tridiff-faults-"))
     return Path(_holder[0].name)

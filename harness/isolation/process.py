@@ -8,11 +8,14 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import secrets
 import select
+import shutil
 import signal
 import struct
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from dataclasses import dataclass
@@ -82,6 +85,7 @@ class Worker:
         self._ready = False
         self._surplus = False
         self.needed = 0
+        self._folder = Path(tempfile.gettempdir(), f"tridiff-worker-{secrets.token_hex(8)}")  # made where it is needed
         ours, theirs = Pipe()
         self._connection: Connection = ours
         setup = {
@@ -91,6 +95,7 @@ class Worker:
             "plugins": setting.plugins,
             "target": setting.target,
             "warm": setting.warm,
+            "folder": str(self._folder),
         }
         reading, writing = os.pipe()
         # A session of its own: Ctrl-C is for the run alone, and whatever the worker starts is ended with it.
@@ -167,6 +172,7 @@ class Worker:
         self._ended_as = self._process.wait()
         self._connection.close()
         self._tail.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
         return self._ended_as
 
     def _receive(self, seconds: float, most_bytes: int | None) -> dict[str, Any] | Death:

@@ -43,7 +43,7 @@ def test_verdicts_are_the_same(examiner: Isolated) -> None:
 
 
 def test_twin_with_a_fault(examiner: Isolated) -> None:
-    """Faults travel by name."""
+    """Faults travel by name; the file of the twin is where it goes with the process, which will be killed."""
     known = load(PLUGINS)
     fault = known.faults["scale"][0]
     ref = KernelRef(kernel="scale", fault=fault.name, plugins=PLUGINS)
@@ -52,6 +52,8 @@ def test_twin_with_a_fault(examiner: Isolated) -> None:
     outcome = examiner.examine(ref, EngineSpec(), case, known, shrinking=False, announce=lambda _: None)
 
     assert outcome == examine(ref, EngineSpec(), case, known)
+    assert examiner._worker is not None
+    assert [path.name for path in examiner._worker._folder.glob("*/*")] == ["scale.py"]
 
 
 def test_abort_within_a_launcher(examiner: Isolated) -> None:

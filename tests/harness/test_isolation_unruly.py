@@ -216,6 +216,18 @@ def test_daemon_holds_nothing_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
         os.kill(int(death.lines[-1]), signal.SIGKILL)
 
 
+def test_files_go_with_the_process() -> None:
+    """Also with one that is killed, and cannot tidy up itself."""
+    worker = Worker(Setting())
+    worker.started()
+    worker._folder.mkdir()
+    (worker._folder / "twin.py").touch()
+
+    worker.kill()
+
+    assert not worker._folder.exists()
+
+
 def test_what_the_case_before_wrote_is_forgotten() -> None:
     """Also what is still in the pipe: it would name another defect."""
     reading, writing = os.pipe()
