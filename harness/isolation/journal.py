@@ -70,10 +70,14 @@ class Journal:
         session.first = lambda kernel: [*self.cases(session.registry, kernel.name, session.spec.target), *first(kernel)]
 
     def begin(self, ref: KernelRef, spec: EngineSpec, case: Any) -> None:
-        """Write down that `case` runs from now on. One line, so that a torn write leaves the first one whole."""
+        """Write down that `case` runs from now on, in one line: what is left of a longer one before is behind it.
+
+        A disk that is full, or gone, must not end the run.
+        """
         entry = {"schema": SCHEMA, "kernel": ref.kernel, "engine": spec.name, "target": spec.target, "case": to_json(case)}
         line = json.dumps(entry).encode() + b"\n"
-        os.pwrite(self._descriptor, line, 0)
+        with contextlib.suppress(OSError):
+            os.pwrite(self._descriptor, line, 0)
 
     def close(self) -> None:
         """Forget the Case: this run ends by itself."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import signal
@@ -70,6 +71,19 @@ def test_other_kernels_and_targets_keep_theirs(tmp_path: Path) -> None:
 def test_run_that_ends_leaves_nothing(tmp_path: Path) -> None:
     """Nor does one that Ctrl-C ends, which closes its journal as well."""
     with contextlib.closing(Journal(tmp_path)) as journal:
+        journal.begin(REF, EngineSpec(), CASE)
+
+    assert not (tmp_path / FOLDER).exists()
+
+
+def test_full_disk_does_not_end_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It costs the next run its first case at most."""
+
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with contextlib.closing(Journal(tmp_path)) as journal, monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", full)
         journal.begin(REF, EngineSpec(), CASE)
 
     assert not (tmp_path / FOLDER).exists()
