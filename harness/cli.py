@@ -411,11 +411,11 @@ def _run(arguments: list[str]) -> int:
     except Exception as error:
         if hasattr(error, "format_message"):  # The command-line library's own complaint about options.
             return _fail(error.format_message(), Exit.USAGE)
-        return _harness_failed(error)
+        return _failed(error)
     except BaseException as error:
         if isinstance(error, SystemExit):
             raise
-        return _harness_failed(error)
+        return _failed(error)
     return int(code) if isinstance(code, int) else Exit.CLEAN
 
 
@@ -438,6 +438,17 @@ def _warn(message: str) -> None:
 def _fail(message: str, code: Exit) -> int:
     sys.stderr.write(f"tridiff: {' '.join(message.split())}\n")
     return code
+
+
+def _failed(error: BaseException) -> int:
+    """What is neither the user's matter nor a kernel's: no worker process starts, or it is a bug of ours."""
+    if "tridiff.harness.isolation.isolated" in sys.modules:
+        from tridiff.harness.isolation.isolated import WorkerLost
+
+        lost = error.__cause__ if error.__cause__ is not None else error
+        if isinstance(lost, WorkerLost):
+            return _fail(str(lost), Exit.HARNESS)
+    return _harness_failed(error)
 
 
 def _harness_failed(error: BaseException) -> int:

@@ -79,6 +79,13 @@ def tail(death: Death) -> tuple[str, ...]:
     return death.lines[-TAIL:]
 
 
+def last_words(death: Death) -> str:
+    """What it wrote before the interpreter printed its stack, and the author's line on which it was, as far as known."""
+    line = blame.author_line(frames(death.lines))
+    said = "; ".join(_before_stack(death.lines)[-3:]) or "it said nothing"
+    return said + (f" ({line})" if line else "")
+
+
 def frames(lines: Iterable[str]) -> Iterator[tuple[str, int]]:
     """File and line of each Python frame, innermost first, as faulthandler prints them when a signal ends the process."""
     within = False
@@ -110,9 +117,13 @@ def _ending(code: int) -> str:
 
 def _said(lines: tuple[str, ...]) -> str:
     """The most telling line of what it wrote before the interpreter printed its stack; "" if none is."""
+    return next((line for line in reversed(_before_stack(lines)) if _TELLING.search(line)), "")
+
+
+def _before_stack(lines: tuple[str, ...]) -> list[str]:
     before = []
     for line in lines:
         if line.startswith("Fatal Python error") or _CURRENT.match(line):
             break
         before.append(line.strip())
-    return next((line for line in reversed(before) if _TELLING.search(line)), "")
+    return before

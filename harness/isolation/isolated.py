@@ -203,8 +203,10 @@ class Isolated:
                 self._worker = None
                 if left and answer.code < 0 and answer.overtime is None:
                     continue
-                said = "; ".join(answer.lines[-3:]) or "it said nothing"
-                raise WorkerLost(f"a worker process ended with code {answer.code} while it started: {said}")
+                raise WorkerLost(
+                    f"a worker process ended with code {answer.code} while it started: {deaths.last_words(answer)}; "
+                    "--no-isolation does without"
+                )
             if "usage" in answer:
                 self._worker = None
                 worker.kill()

@@ -280,7 +280,7 @@ def test_workers_that_only_die(bench: Bench, monkeypatch: pytest.MonkeyPatch) ->
     """Where none starts, that is said, with what they wrote."""
     monkeypatch.setattr(process, "BOOT", "import sys; sys.exit('no module named torch')")
 
-    with pytest.raises(WorkerLost, match=r"ended with code 1 while it started: no module named torch"):
+    with pytest.raises(WorkerLost, match=r"ended with code 1 while it started: no module named torch; --no-isolation does"):
         bench.outcome("counts", GOOD)
 
 

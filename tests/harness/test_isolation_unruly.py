@@ -20,6 +20,7 @@ import pytest
 from toy.family import registry
 from toy.strategies.scale import ScaleCase
 
+from tridiff.harness import cli
 from tridiff.harness.api import Clean, Finding, Found, Kernel, Outcome
 from tridiff.harness.engines.spec import EngineSpec
 from tridiff.harness.isolation import process, worker
@@ -141,10 +142,24 @@ def test_spare_that_is_killed_while_it_starts(examiner: Isolated, monkeypatch: p
 
 def test_workers_that_are_always_killed(examiner: Isolated, monkeypatch: pytest.MonkeyPatch) -> None:
     """After some tries that is told."""
-    monkeypatch.setattr(process, "BOOT", "import os; os.abort()")
+    monkeypatch.setattr(process, "BOOT", "import os; os.write(2, b'no device'); os.write(2, bytes([10])); os.abort()")
 
-    with pytest.raises(WorkerLost, match=r"ended with code -6 while it started: .*"):
+    with pytest.raises(WorkerLost, match=r"ended with code -6 while it started: no device; --no-isolation does without$"):
         examined(examiner, "counts", GOOD)
+
+
+def test_command_without_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """One line, no traceback, and the exit code of infrastructure: it is no defect of tridiff."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(process, "BOOT", "import sys; sys.exit('no device')")
+
+    with pytest.raises(SystemExit) as left:
+        cli.main(["fuzz", "--plugin", "toy.planted", "--kernel", "exits", "--max-examples", "1"])
+
+    assert left.value.code == cli.Exit.HARNESS
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "tridiff: a worker process ended with code 1 while it started: no device; --no-isolation does without"
+    )
 
 
 def test_interrupted_start_leaves_no_process(examiner: Isolated, monkeypatch: pytest.MonkeyPatch) -> None:
