@@ -6,7 +6,6 @@ The worker is a stand-in that loads no torch and starts at once, as in `test_iso
 from __future__ import annotations
 
 import contextlib
-import io
 import os
 import signal
 import sys
@@ -108,11 +107,9 @@ def test_second_answer_is_nobodys(examiner: Isolated) -> None:
     assert examined(examiner, "counts", GOOD) == Clean(ratio=0.0, specialisations=("s",))
 
 
-def test_standard_output_that_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is the kernel's to close."""
-    closed = io.StringIO()
-    closed.close()
-    monkeypatch.setattr(sys, "stdout", closed)
+def test_standard_output_that_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is the kernel's to close, or to replace."""
+    monkeypatch.setattr(sys, "stdout", None)
 
     assert worker._answer({})["bug"] == "KeyError: 'kernel'"
 
@@ -124,7 +121,13 @@ def test_confirmation_is_for_one_kernel_and_fault(examiner: Isolated) -> None:
         assert isinstance(examined(examiner, kernel, BAD, fault=fault, died=died), Found)
     finding = finding_of(examiner, "exits", BAD)
     smaller = Finding(**{**vars(finding), "case": GOOD})
+    larger = ScaleCase(columns=misbehaving.FROM + 1)
+    assert isinstance(examined(examiner, "faults", larger), Found)
+    faulty = Finding(**{**vars(finding_of(examiner, "faults", larger)), "case": BAD})
+    told: list[WorkerDied] = []
 
+    assert examiner.confirmed(KernelRef(kernel="faults"), EngineSpec(), faulty, known(), told.append) == faulty
+    assert [event.case for event in told] == [BAD]
     assert [event.confirming for event in died] == [False, True] * 3
     assert examiner.confirmed(KernelRef(kernel="exits"), EngineSpec(), smaller, known(), died.append) is None
     assert examiner.confirmed(KernelRef(kernel="exits"), EngineSpec(), smaller, known(), died.append) is None
@@ -243,17 +246,17 @@ def test_files_go_with_the_process() -> None:
     assert not worker._folder.exists()
 
 
-def test_what_the_case_before_wrote_is_forgotten() -> None:
+def test_what_the_case_before_wrote_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also what is still in the pipe: it would name another defect."""
+    monkeypatch.setattr(process._Tail, "_drain", lambda _tail: None)  # it comes too late
     reading, writing = os.pipe()
     tail = process._Tail(reading)
-    with tail._lock:  # nobody reads
-        os.write(writing, b"LLVM ERROR: of the case before\n")
-        waiting = threading.Thread(target=tail.forget)
-        waiting.start()
-    waiting.join()
+    os.write(writing, b"LLVM ERROR: of the case before\n")
+
+    tail.forget()
     os.write(writing, b"LLVM ERROR: of this one\n")
-    os.close(writing)
-    tail.close()
+    tail._read()
 
     assert tail.lines() == ("LLVM ERROR: of this one",)
+    os.close(reading)
+    os.close(writing)
