@@ -14,7 +14,7 @@ import pytest
 from hypothesis import settings
 
 from tridiff.harness import profiles, repro
-from tridiff.harness.api import Finding, Infrastructure
+from tridiff.harness.api import Finding
 from tridiff.harness.engines.cpu.engine import CpuEngine
 from tridiff.harness.engines.spec import DEFAULT_TARGET, EngineSpec, UsageError, best_engine, check_target
 from tridiff.harness.pytest_plugin import events, options, running, spreading, summary
@@ -22,10 +22,11 @@ from tridiff.harness.pytest_plugin.failure import Failure, one_line
 from tridiff.harness.pytest_plugin.kernels import selected, warnings_as_usual
 from tridiff.harness.registry import Registry
 from tridiff.harness.report.recording import Recording
-from tridiff.harness.report.run_text import plural, reasons_text
+from tridiff.harness.report.run_text import infrastructure_blocks, plural, reasons_text
+from tridiff.harness.report.summary import Deaths
 from tridiff.harness.report.text import finding_text
 from tridiff.harness.runner.campaign import Budget, HarnessBug
-from tridiff.harness.runner.events import CaseDone, Event, FindingMinimal, FindingSeen, Tally
+from tridiff.harness.runner.events import Event, FindingMinimal, FindingSeen, Tally
 from tridiff.harness.runner.session import Session
 from tridiff.harness.runner.shards import Shard
 
@@ -64,7 +65,9 @@ class Fuzzer:
         seconds: float | None = None,
         seed: int = 0,
     ) -> FuzzRun:
-        """Draw cases of `kernel`, judge and shrink; fail the test with what was found, or where no case could be judged.
+        """Draw cases of `kernel`, judge and shrink; fail the test with what was found.
+
+        Likewise where cases ended in infrastructure failures, or none could be judged: that is no proof.
 
         `examples`: cases to draw, in all shards together; `seconds`: time that each shard takes; whichever ends first.
         Without both, the `max_examples` of the current Hypothesis profile. `seed`: added to the seed of the whole run, so
@@ -133,7 +136,6 @@ class _Run:
     files: dict[str, Path] = field(default_factory=dict)
     shrunk: dict[str, bool] = field(default_factory=dict)
     unwritten: str = ""
-    last_words: tuple[str, ...] = ()
 
     @property
     def shard(self) -> str:
@@ -180,13 +182,15 @@ class _Run:
         if session.findings:
             raise Failure(self._text(), self._headline())
         kernel = session.kernels[0].name
+        if self._deaths():
+            cases = plural(sum(deaths.cases for deaths in self._deaths().values()))
+            what = f"infrastructure: {cases} of {kernel} killed the process, and did not when run again alone"
+            raise Failure(self._deaths_text(), what)
         if session.unjudged:
             raise Failure(
                 "\n".join([f"no case of {kernel} could be judged", *reasons_text({kernel: session.tallies[kernel].reasons})]),
                 self._headline(),
             )
-        if session.tallies.get(kernel, Tally()).infrastructure:
-            raise Failure(*self._infrastructure(session.tallies[kernel]))
         return FuzzRun(
             kernel=kernel,
             spec=session.spec,
@@ -196,20 +200,8 @@ class _Run:
             shard=self.shard,
         )
 
-    def _infrastructure(self, tally: Tally) -> tuple[str, str]:
-        """Text and headline where processes died and no case is to blame: no finding, but no proof of anything either."""
-        kernel = self.session.kernels[0].name
-        headline = (
-            f"infrastructure: {plural(tally.infrastructure)} of {kernel} killed the process, and did not when run again alone"
-        )
-        reasons = [f"  {count} times: {reason}" for reason, count in sorted(tally.reasons.items())]
-        tail = [f"    {line}" for line in self.last_words]
-        return "\n".join([headline, *reasons, *(["  last words:"] if tail else []), *tail]), headline
-
     def _listen(self, event: Event) -> None:
         """Write a case file the moment a finding is seen, and again once it is minimal."""
-        if isinstance(event, CaseDone) and isinstance(event.outcome, Infrastructure):
-            self.last_words = event.outcome.tail
         if isinstance(event, FindingSeen | FindingMinimal):
             try:
                 folder = repro.prepare(self.options.out, option="--tridiff-out")
@@ -231,8 +223,16 @@ class _Run:
         return f"{findings[0].check}{others}: {findings[0].kernel}: {findings[0].message.splitlines()[0]}"
 
     def _text(self) -> str:
-        """All findings, each with the command that runs its case again."""
-        return "\n".join(self._finding_text(signature, finding) for signature, finding in self.session.findings.items())
+        """All findings, each with the command that runs its case again, and apart from them what ended in infrastructure."""
+        blocks = [self._finding_text(signature, finding) for signature, finding in self.session.findings.items()]
+        return "\n".join([*blocks, *([self._deaths_text()] if self._deaths() else [])])
+
+    def _deaths(self) -> dict[str, Deaths]:
+        """How processes died whose cases passed when they were run again alone."""
+        return self.recording.summary.kernels[self.session.kernels[0].name].infrastructure
+
+    def _deaths_text(self) -> str:
+        return "\n".join(block.plain.rstrip("\n") for block in infrastructure_blocks(self.recording.summary.kernels))
 
     def _finding_text(self, signature: str, finding: Finding) -> str:
         session, file = self.session, self.files.get(signature)
@@ -267,6 +267,7 @@ class _Run:
             random_seed=self.random_seed,
             shard=self.shard,
             tally=session.tallies.get(kernel, Tally()),
+            infrastructure={reason: deaths.cases for reason, deaths in self._deaths().items()},
             findings=list(session.findings),
         )
 

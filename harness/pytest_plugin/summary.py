@@ -36,6 +36,7 @@ class _Row:
     not_judged: int = 0
     findings: set[str] = field(default_factory=set)
     reasons: dict[str, int] = field(default_factory=dict)
+    infrastructure: dict[str, int] = field(default_factory=dict)
 
     def add(self, counts: dict[str, Any]) -> None:
         self.cases += counts["cases"]
@@ -43,8 +44,9 @@ class _Row:
         self.inconclusive += counts["inconclusive"]
         self.not_judged += counts["not_judged"]
         self.findings.update(counts["findings"])
-        for reason, count in counts["reasons"].items():
-            self.reasons[reason] = self.reasons.get(reason, 0) + count
+        for name, sums in (("reasons", self.reasons), ("infrastructure", self.infrastructure)):
+            for reason, count in counts[name].items():
+                sums[reason] = sums.get(reason, 0) + count
 
     def cells(self) -> list[str]:
         numbers = (self.inconclusive, self.not_judged, len(self.findings))
@@ -52,9 +54,21 @@ class _Row:
 
 
 def as_property(
-    *, kernel: str, target: str, seed: int, random_seed: int | None, shard: str, tally: Tally, findings: list[str]
+    *,
+    kernel: str,
+    target: str,
+    seed: int,
+    random_seed: int | None,
+    shard: str,
+    tally: Tally,
+    infrastructure: dict[str, int],
+    findings: list[str],
 ) -> str:
-    """The counts of one call of `fuzz`. `random_seed`: of the whole run, None where it was given; `findings`: signatures."""
+    """The counts of one call of `fuzz`.
+
+    `random_seed`: of the whole run, None where it was given; `infrastructure`: cases by how their process died, once; `findings`:
+    signatures.
+    """
     return json.dumps(
         {
             "kernel": kernel,
@@ -67,6 +81,7 @@ def as_property(
             "inconclusive": tally.inconclusive,
             "not_judged": tally.skipped + tally.unsupported,
             "reasons": tally.reasons,
+            "infrastructure": infrastructure,
             "findings": findings,
         }
     )
@@ -78,7 +93,7 @@ def interrupted(config: pytest.Config, counts: str, findings: str) -> None:
 
 
 def write(reporter: pytest.TerminalReporter) -> None:
-    """Write a line for each kernel, and why cases were not judged; nothing where nothing was fuzzed."""
+    """Write a line for each kernel, why cases were not judged and how processes died; nothing where nothing was fuzzed."""
     cut_short = reporter.config.stash.get(_INTERRUPTED, [])
     rows: dict[str, _Row] = {}
     seeds: set[int | None] = set()
@@ -116,4 +131,10 @@ def _table(rows: Mapping[str, _Row]) -> Iterator[str]:
         yield "  ".join([first.ljust(widths[0]), *cells])
     for kernel in sorted(rows):
         for reason, count in sorted(rows[kernel].reasons.items()):
-            yield f"{kernel}: {count} case{'s' * (count != 1)} not judged: {' '.join(reason.split())}"
+            yield f"{kernel}: {_cases(count)} not judged: {' '.join(reason.split())}"
+        for reason, count in sorted(rows[kernel].infrastructure.items()):
+            yield f"{kernel}: {_cases(count)} ended in infrastructure failures: {' '.join(reason.split())}"
+
+
+def _cases(count: int) -> str:
+    return f"{count} case{'s' * (count != 1)}"

@@ -71,7 +71,8 @@ Listener = Callable[[Event], None]
 class Tally:
     """Counts of one kernel's run: examples by outcome, specialisations met, the worst error ratio, hits by signature.
 
-    `examples` are drawn; of the `replayed` cases, which are counted besides, the outcomes are counted likewise.
+    `examples` are drawn; of the `replayed` cases, which are counted besides, the outcomes are counted likewise. `reasons`: why
+    cases were skipped or unsupported.
     """
 
     examples: int = 0
@@ -115,7 +116,6 @@ class Tally:
                 self._reason(f"{outcome.reason} ({outcome.line})" if outcome.line else outcome.reason)
             case Infrastructure():
                 self.infrastructure += 1
-                self._reason(outcome.reason)
 
     def _reason(self, reason: str) -> None:
         self.reasons[reason] = self.reasons.get(reason, 0) + 1

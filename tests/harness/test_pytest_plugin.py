@@ -17,7 +17,7 @@ from hypothesis import settings
 from plugging import left_as_found
 
 from tridiff.harness import cli, plugins, profiles
-from tridiff.harness.api import Clean, Outcome, Unsupported
+from tridiff.harness.api import Clean, Infrastructure, Outcome, Unsupported
 from tridiff.harness.engines.spec import UsageError
 from tridiff.harness.registry import Registry
 from tridiff.harness.report.eventfile import read
@@ -289,6 +289,41 @@ def test_nothing_judged(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     assert headline.endswith(" - no case of scale could be judged: the operation tt.scan (scale.py:7)")
     assert len(lines_of(result, "scale: 20 cases not judged: the operation tt.scan (scale.py:7)")) == 2
     assert "Traceback" not in result.stdout.str()
+
+
+DIED = Infrastructure(reason="the process that ran the kernel was killed by SIGBUS", tail=("Bus error",))
+
+
+def test_infrastructure(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where processes died and did not again, the test proves nothing and fails, with their last words; no finding is counted."""
+    outcomes: Any = iter([Clean(ratio=0.5)] * 15 + [DIED] * 5)
+    monkeypatch.setattr(campaign, "examine", lambda *_: next(outcomes))
+
+    result = host(ONE_KERNEL.format(kernel="scale"), "--junit-xml=junit.xml")
+
+    result.assert_outcomes(failed=1)
+    (headline,) = lines_of(result, "FAILED")
+    assert headline.endswith(" - infrastructure: 5 cases of scale killed the process, and did not when run again alone")
+    assert lines_of(result, "INFRASTRUCTURE scale")
+    assert lines_of(result, "  cases: 5; not reproduced when run again alone, so no finding")
+    assert lines_of(result, "  last words: Bus error")
+    assert lines_of(result, f"scale: 5 cases ended in infrastructure failures: {DIED.reason}")
+    (counts,) = lines_of(result, "scale ")
+    assert counts.split() == ["scale", "20", "0.500", "0", "0", "0"]
+    (found,) = ET.parse("junit.xml").getroot().iterfind(".//property[@name='tridiff']")  # noqa: S314 - written a moment ago
+    assert json.loads(found.attrib["value"])["infrastructure"] == {DIED.reason: 5}
+
+
+def test_infrastructure_beside_a_finding(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both are shown, apart; the headline is the finding's."""
+    left = iter([DIED] * 2)
+    monkeypatch.setattr(campaign, "examine", lambda *arguments: next(left, None) or examine(*arguments))
+
+    result = host(ONE_KERNEL.format(kernel="scale_wrong"))
+
+    check_finding(result)
+    assert lines_of(result, "  cases: 2; not reproduced when run again alone, so no finding")
+    assert lines_of(result, f"scale_wrong: 2 cases ended in infrastructure failures: {DIED.reason}")
 
 
 def test_some_not_judged(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
