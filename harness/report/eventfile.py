@@ -16,6 +16,7 @@ from tridiff.harness.report.summary import Summary
 NAME = "events.jsonl"
 PREVIOUS = ".previous"
 """Before its suffix the file of the run before has this: there are two at most, however often one runs."""
+_ADVICE = "give the path of a file events.jsonl that tridiff wrote"
 
 
 class EventFile:
@@ -122,10 +123,12 @@ def read(path: Path) -> Reading:
             if not whole:
                 reading.torn = True
                 break
-            raise UsageError(f"{path}:{number}: not JSON: {error}") from error
+            # The position within the line: the error's own would count lines from this one on.
+            what = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else error
+            raise UsageError(f"{path}:{number}: not JSON: {what}; {_ADVICE}") from error
         _fold(reading, record, number)
     if not reading.runs:
-        raise UsageError(f"{path}: holds no record of a run; give the path of a file events.jsonl that tridiff wrote")
+        raise UsageError(f"{path}: holds no record of a run; {_ADVICE}")
     return reading
 
 
@@ -148,6 +151,6 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes, bool]]:
             for number, line in enumerate(file, 1):
                 yield number, line, line.endswith(b"\n")
     except FileNotFoundError as error:
-        raise UsageError(f"{path}: no such file; give the path of a file events.jsonl that tridiff wrote") from error
+        raise UsageError(f"{path}: no such file; {_ADVICE}") from error
     except OSError as error:
         raise UsageError(f"{path}: cannot be read: {error.strerror}") from error
