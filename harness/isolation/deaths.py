@@ -75,8 +75,8 @@ def is_ours(death: Death) -> bool:
 
 
 def tail(death: Death) -> tuple[str, ...]:
-    """The last lines that it wrote."""
-    return death.lines[-TAIL:]
+    """The last lines that it wrote, but for the names of all modules in C, some thousand characters that tell nothing."""
+    return tuple(line for line in death.lines if not line.startswith("Extension modules: "))[-TAIL:]
 
 
 def last_words(death: Death) -> str:

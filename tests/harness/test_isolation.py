@@ -24,8 +24,8 @@ from toy.strategies.scale import ScaleCase
 
 from tridiff.harness.api import CHECKS, Clean, Finding, Found, Infrastructure, Kernel, Outcome
 from tridiff.harness.engines.spec import EngineSpec, UsageError
+from tridiff.harness.isolation import deaths, process
 from tridiff.harness.isolation import isolated as module
-from tridiff.harness.isolation import process
 from tridiff.harness.isolation.isolated import Isolated, Limits, RemoteBug, WorkerLost
 from tridiff.harness.isolation.process import Death, Setting, Worker
 from tridiff.harness.registry import Registry
@@ -391,6 +391,13 @@ def test_death_of_the_run_is_theirs() -> None:
     run.communicate()
 
     assert gone(pid)
+
+
+def test_last_words_tell_something() -> None:
+    """The names of all modules in C, which Python prints after the stack, are left out."""
+    lines = ("Bus error", "Extension modules: numpy, torch._C (total: 2)")
+
+    assert deaths.tail(Death(code=-7, lines=lines)) == ("Bus error",)
 
 
 def test_every_death_has_its_check() -> None:
