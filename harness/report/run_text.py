@@ -13,7 +13,7 @@ from tridiff.harness.report.records import Record
 from tridiff.harness.report.summary import Counts, Deaths, Summary, findings_of, kernels_of
 
 WIDE = 100
-"""Columns of a terminal below which the closing table leaves out the Op."""
+"""Columns of a terminal below which tables leave out what is least needed, so that names of kernels are not folded."""
 
 
 def headline(runs: Sequence[Summary]) -> str:
@@ -37,7 +37,7 @@ def show(console: Console, runs: Sequence[Summary]) -> None:
     kernels = kernels_of(runs)
     for block in infrastructure_blocks(kernels):
         console.print(block, soft_wrap=True)
-    console.print(fuzz_table(runs, with_op=console.width >= WIDE))
+    console.print(fuzz_table(runs, wide=console.width >= WIDE))
     for line in (*reasons_text({name: counts.reasons for name, counts in kernels.items()}), *notes(runs), closing(runs)):
         console.print(line, markup=False, soft_wrap=True)
 
@@ -106,27 +106,26 @@ def _death_rows(reason: str, deaths: Deaths) -> Iterator[tuple[str, str]]:
         yield "last words", "\n    ".join(deaths.tail)
 
 
-def fuzz_table(runs: Sequence[Summary], *, with_op: bool = True) -> Table:
+def fuzz_table(runs: Sequence[Summary], *, wide: bool = True) -> Table:
     """One row a kernel: what was run, how fast, how close to the bound, and what was found.
 
-    `with_op`: whether there is room for the Op, which the kernel implies.
+    `wide`: whether there is room for the Op, which the kernel implies, for the speed and for the count of specialisations.
     """
     found = [record["repro"]["kernel"] for record, _ in findings_of(runs).values()]
     elapsed = sum(run.seconds for run in runs)
     table = Table()
-    if with_op:
+    if wide:
         table.add_column("op", overflow="fold")
     table.add_column("kernel", overflow="fold")
-    for heading in ("cases", "cases/s", "spec.", "worst ratio", "inconcl.", "not judged", "findings"):
+    for heading in ("cases", *(("cases/s", "spec.") if wide else ()), "worst ratio", "inconcl.", "not judged", "findings"):
         table.add_column(heading, justify="right", no_wrap=" " not in heading)
     for name, counts in kernels_of(runs).items():
         speed = (counts.cases + counts.shrink_runs) / elapsed if elapsed > 0 else 0.0
         table.add_row(
-            *([counts.op] if with_op else []),
+            *([counts.op] if wide else []),
             name,
             str(counts.cases),
-            f"{speed:.1f}",
-            str(len(counts.specialisations)),
+            *([f"{speed:.1f}", str(len(counts.specialisations))] if wide else []),
             f"{counts.worst_ratio:.3f}",
             str(counts.inconclusive),
             str(counts.unsupported + counts.skipped),

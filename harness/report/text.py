@@ -52,15 +52,16 @@ def _proof_case(proof: Proof) -> str:
     return describe_case(proof.finding.case) + ("" if proof.shrunk else " (not fully shrunk)")
 
 
-def list_table(registry: Registry) -> Table:
-    """One row a Kernel."""
+def list_table(registry: Registry, *, wide: bool = True) -> Table:
+    """One row a Kernel. `wide`: whether there is room for the module."""
     table = Table()
-    for heading in ("op", "kernel", "engines", "faults", "module", "from"):
+    for heading in ("op", "kernel", "engines", "faults", *(("module",) if wide else ()), "from"):
         table.add_column(heading, overflow="fold")
     for kernel in registry.kernels.values():
         faults = str(len(registry.faults.get(kernel.name, [])))
         source = registry.source_of("kernel", kernel.name) or ""
-        table.add_row(kernel.op, kernel.name, ", ".join(kernel.engines), faults, kernel.module, source)
+        module = [kernel.module] if wide else []
+        table.add_row(kernel.op, kernel.name, ", ".join(kernel.engines), faults, *module, source)
     return table
 
 
