@@ -312,7 +312,7 @@ def test_several_runs_in_a_file(path: Path) -> None:
     ("content", "message"),
     [
         (b"", ": holds no record of a run; give the path of a file events.jsonl that tridiff wrote"),
-        (lines(recorded.run()) + b"{\"a\" 1}\n", ":2: not JSON: Expecting ':' delimiter at column 6; give the path of a "),
+        (lines(recorded.run()) + b'{"a" 1}\n', ":2: not JSON: Expecting ':' delimiter at column 6; give the path of a "),
         (lines(recorded.run()) + b'"\xff"\n', ":2: not JSON: "),
         (lines(recorded.run()) + b"[]\n", ":2: must be a JSON object, not a list"),
         (lines(recorded.case()), ":1: the record case belongs to no run"),
