@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import signal
 import sys
 import traceback
@@ -92,8 +91,6 @@ def fuzz(
     markdown: MarkdownOption = None,
 ) -> int:
     """Draw hostile but legal cases, run each kernel beside its reference, report every way it goes wrong."""
-    if seconds is not None and not math.isfinite(seconds):
-        raise UsageError(f"--seconds {seconds}: must be a finite number; the run ends with Ctrl-C as well")
     given = settings.read(config_file)
     plan = given.plan(
         profile=profile, target=target, examples=max_examples, seconds=seconds, seed=seed, out=out, cases=case_lists or ()
@@ -347,11 +344,13 @@ def list_(plugin: PluginOption = None, config_file: ConfigOption = None, as_json
     """Show ops, kernels, engines and faults."""
     registry = starting.registry(starting.plugins(settings.read(config_file), plugin))
     from tridiff.harness.report import document, text
+    from tridiff.harness.report.run_text import WIDE
 
     if as_json:
         _stdout().print_json(json.dumps(document.list_document(registry)))
     else:
-        _stdout().print(text.list_table(registry))
+        console = _stdout()
+        console.print(text.list_table(registry, wide=console.width >= WIDE))
         for line in text.models_text(registry):
             _say(line)
     return Exit.CLEAN

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -10,9 +11,17 @@ import typer
 from tridiff.harness.engines.spec import DEFAULT_TARGET
 from tridiff.harness.settings import PROFILES
 
+
+def _finite(value: float | None) -> float | None:
+    """Refuse what is no number, and infinity: both are above any minimum to the command-line library, or below none."""
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is not a finite number.")
+    return value
+
+
 OpOption = Annotated[list[str] | None, typer.Option("--op", metavar="NAME", help="Only kernels of this op; repeatable.")]
 KernelOption = Annotated[list[str] | None, typer.Option("--kernel", metavar="NAME", help="Only this kernel; repeatable.")]
-EngineOption = Annotated[str | None, typer.Option("--engine", metavar="NAME", help="How kernels are executed: cpu.")]
+EngineOption = Annotated[str | None, typer.Option("--engine", metavar="NAME", help="How kernels are executed [default: cpu].")]
 TargetOption = Annotated[
     str | None, typer.Option("--target", metavar="ARCH", help=f"GPU architecture to compile for [default: {DEFAULT_TARGET}].")
 ]
@@ -24,9 +33,15 @@ RunSeedOption = Annotated[
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
-ExamplesOption = Annotated[int | None, typer.Option("--max-examples", metavar="N", min=1, help="Cases to draw, in all.")]
+ExamplesOption = Annotated[
+    int | None,
+    typer.Option("--max-examples", metavar="N", min=1, help="Cases to draw, in all [default: the profile's, no limit for dev]."),
+]
 SecondsOption = Annotated[
-    float | None, typer.Option("--seconds", metavar="S", min=1.0, help="Time to spend [default: the profile's, 120 for dev].")
+    float | None,
+    typer.Option(
+        "--seconds", metavar="S", min=1.0, callback=_finite, help="Time to spend [default: the profile's, 120 for dev]."
+    ),
 ]
 ModelOption = Annotated[
     list[str] | None,
@@ -39,11 +54,18 @@ NoIsolationOption = Annotated[
     bool, typer.Option("--no-isolation", help="Run kernels in this process: for debuggers; a kernel that dies ends the run.")
 ]
 TimeoutOption = Annotated[
-    float | None, typer.Option("--timeout", metavar="S", min=1.0, help="Seconds that one case may take [default: 60].")
+    float | None,
+    typer.Option("--timeout", metavar="S", min=1.0, callback=_finite, help="Seconds that one case may take [default: 60]."),
 ]
 MemoryOption = Annotated[
     float | None,
-    typer.Option("--memory-limit", metavar="GIB", min=0.5, help="Memory of the process that runs a case [default: 8, or half]."),
+    typer.Option(
+        "--memory-limit",
+        metavar="GIB",
+        min=0.5,
+        callback=_finite,
+        help="GiB for the process that runs a case [default: 8, or half of the machine's where that is less].",
+    ),
 ]
 OutOption = Annotated[
     Path | None,

@@ -101,8 +101,8 @@ def read(config: pytest.Config) -> Options:
         targets=_targets(config),
         engine=_engine(config),
         isolation=not config.getoption("--tridiff-no-isolation"),
-        timeout=_number(config, "--tridiff-timeout", "a number of seconds"),
-        memory_limit=_number(config, "--tridiff-memory-limit", "a number of GiB"),
+        timeout=_number(config, "--tridiff-timeout", "a number of seconds", 1.0),
+        memory_limit=_number(config, "--tridiff-memory-limit", "a number of GiB", 0.5),
         plugins=(*_files(config.getini("tridiff_plugins"), folder), *_files(given, config.invocation_params.dir)),
         ops=ops,
         kernels=kernels,
@@ -124,7 +124,8 @@ def _integer(config: pytest.Config, option: str, least: int | None) -> int | Non
     return value
 
 
-def _number(config: pytest.Config, option: str, what: str) -> float | None:
+def _number(config: pytest.Config, option: str, what: str, least: float | None = None) -> float | None:
+    """`least`: the smallest that is allowed; None: any above 0."""
     text = config.getoption(option)
     if text is None:
         return None
@@ -132,8 +133,8 @@ def _number(config: pytest.Config, option: str, what: str) -> float | None:
         value = float(text)
     except ValueError:
         value = math.nan
-    if not 0.0 < value < math.inf:
-        raise pytest.UsageError(f"{option}={text}: must be {what} above 0")
+    if not (value > 0.0 if least is None else least <= value) or value == math.inf:
+        raise pytest.UsageError(f"{option}={text}: must be {what} {'above 0' if least is None else f'of at least {least:g}'}")
     return value
 
 

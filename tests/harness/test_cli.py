@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -178,15 +178,19 @@ def test_time_limit(invoke: Invoke) -> None:
     assert 1.0 <= time.monotonic() - started < 10.0
 
 
-@pytest.mark.parametrize(("columns", "op"), [(80, False), (120, True)])
-def test_narrow_terminal(invoke: Invoke, monkeypatch: pytest.MonkeyPatch, columns: int, *, op: bool) -> None:
-    """Where there is no room for it the closing table leaves out the op; nothing else is cut."""
+@pytest.mark.parametrize(("columns", "wide"), [(80, False), (120, True)])
+def test_narrow_terminal(invoke: Invoke, known: Registry, monkeypatch: pytest.MonkeyPatch, columns: int, *, wide: bool) -> None:
+    """Where there is no room tables leave out what is least needed; nothing is cut, and no name of 16 characters is folded."""
     monkeypatch.setattr(cli, "_stdout", lambda: Console(width=columns, highlight=False))
+    name = "decode_attention"
+    known.kernels[name] = replace(known.kernels["scale"], name=name)
 
-    result = invoke("fuzz", "--kernel", "scale", "--max-examples", 1)
+    result, listed = invoke("fuzz", "--kernel", name, "--max-examples", 1), invoke("list")
 
-    assert ("┃ op " in result.out) is op
-    assert "\u2026" not in result.out
+    assert ("┃ op " in result.out) is ("cases/s" in result.out) is ("module" in listed.out) is wide
+    assert f" {name} " in result.out.partition("┏")[2]
+    assert f" {name} " in listed.out
+    assert "\u2026" not in result.out + listed.out
 
 
 def test_json_agrees_with_the_text(invoke: Invoke) -> None:
@@ -373,6 +377,12 @@ def test_wrong_value(invoke: Invoke, arguments: list[str], message: str) -> None
         (["fuzz", "--seconds", "nan"], "--seconds"),
         (["fuzz", "--seconds", "inf"], "--seconds"),
         (["fuzz", "--seconds", "soon"], "--seconds"),
+        (["fuzz", "--timeout", "0"], "--timeout"),
+        (["prove", "--timeout", "nan"], "--timeout"),
+        (["repro", "--timeout", "inf", "x.json"], "--timeout"),
+        (["fuzz", "--memory-limit", "0.1"], "--memory-limit"),
+        (["prove", "--memory-limit", "nan"], "--memory-limit"),
+        (["repro", "--memory-limit", "inf", "x.json"], "--memory-limit"),
         (["fuzz", "--seed", "first"], "--seed"),
         (["fuzz", "--seed"], "--seed"),
         (["prove", "--max-examples", "-1"], "--max-examples"),
