@@ -27,7 +27,10 @@ _JOURNAL = pytest.StashKey["Journal | None"]()
 def plan_of(config: pytest.Config) -> Plan:
     """What a run of the current Hypothesis profile does, if that is one of ours, and else one of the settings' profile."""
     name = profiles.ours(hypothesis_settings.get_current_profile_name() or "")
-    return options.settings_of(config).plan(profile=name, out=config.stash[options.KEY].out)
+    try:
+        return options.settings_of(config).plan(profile=name, out=config.stash[options.KEY].out)
+    except UsageError as error:  # part of what it advises is an option of the command line, which pytest has not
+        raise UsageError(str(error).replace("give --cases PATH, or set", "set")) from error
 
 
 def equip(config: pytest.Config, session: Session, parts: Sequence[Shard]) -> None:

@@ -31,6 +31,7 @@ class _Row:
     """The sums of one kernel over all tests."""
 
     cases: int = 0
+    replayed: int = 0
     worst_ratio: float = 0.0
     inconclusive: int = 0
     not_judged: int = 0
@@ -40,6 +41,7 @@ class _Row:
 
     def add(self, counts: dict[str, Any]) -> None:
         self.cases += counts["cases"]
+        self.replayed += counts["replayed"]
         self.worst_ratio = max(self.worst_ratio, counts["worst_ratio"])
         self.inconclusive += counts["inconclusive"]
         self.not_judged += counts["not_judged"]
@@ -77,6 +79,7 @@ def as_property(
             "random_seed": random_seed,
             "shard": shard,
             "cases": tally.examples,
+            "replayed": tally.replayed,
             "worst_ratio": tally.worst_ratio,
             "inconclusive": tally.inconclusive,
             "not_judged": tally.skipped + tally.unsupported,
@@ -93,7 +96,7 @@ def interrupted(config: pytest.Config, counts: str, findings: str) -> None:
 
 
 def write(reporter: pytest.TerminalReporter) -> None:
-    """Write a line for each kernel, why cases were not judged and how processes died; nothing where nothing was fuzzed."""
+    """Write a line for each kernel, and what else there is to say of its cases; nothing where nothing was fuzzed."""
     cut_short = reporter.config.stash.get(_INTERRUPTED, [])
     rows: dict[str, _Row] = {}
     seeds: set[int | None] = set()
@@ -130,6 +133,8 @@ def _table(rows: Mapping[str, _Row]) -> Iterator[str]:
         cells = (cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True))
         yield "  ".join([first.ljust(widths[0]), *cells])
     for kernel in sorted(rows):
+        if rows[kernel].replayed:
+            yield f"{kernel}: {_cases(rows[kernel].replayed)} replayed besides, from an earlier run or a list"
         for reason, count in sorted(rows[kernel].reasons.items()):
             yield f"{kernel}: {_cases(count)} not judged: {' '.join(reason.split())}"
         for reason, count in sorted(rows[kernel].infrastructure.items()):

@@ -116,6 +116,11 @@ def test_nightly_profile_is_recognised(monkeypatch: pytest.MonkeyPatch, name: st
         ("--tridiff-seconds=0", "--tridiff-seconds=0: must be a number of seconds above 0"),
         ("--tridiff-seconds=nan", "--tridiff-seconds=nan: must be a number of seconds above 0"),
         ("--tridiff-seconds=soon", "--tridiff-seconds=soon: must be a number of seconds above 0"),
+        ("--tridiff-seconds=inf", "--tridiff-seconds=inf: must be a number of seconds above 0"),
+        ("--tridiff-timeout=0.9", "--tridiff-timeout=0.9: must be a number of seconds of at least 1"),
+        ("--tridiff-timeout=inf", "--tridiff-timeout=inf: must be a number of seconds of at least 1"),
+        ("--tridiff-memory-limit=0.4", "--tridiff-memory-limit=0.4: must be a number of GiB of at least 0.5"),
+        ("--tridiff-memory-limit=nan", "--tridiff-memory-limit=nan: must be a number of GiB of at least 0.5"),
         ("--tridiff-target=gfx924", "--tridiff-target: unknown target 'gfx924': did you mean 'gfx942'?; targets: gfx90a, "),
         ("--tridiff-engine=cpuu", "--tridiff-engine: unknown engine 'cpuu': did you mean 'cpu'?; engines: cpu"),
         ("--tridiff-op=scael", "tridiff: unknown op 'scael': did you mean 'scale'?; known: scale"),
@@ -199,6 +204,29 @@ def test_broken_plugin_on_the_command_line(host: Host, monkeypatch: pytest.Monke
 
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     assert result.errlines[0] == "ERROR: tridiff: plug-in my_kernels.py: cannot be imported: ModuleNotFoundError: no module"
+
+
+def test_gate_without_a_list(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What to do is said in words that pytest knows."""
+    monkeypatch.setattr(profiles, "ours", lambda _: "gate")
+
+    result = host(ONE_KERNEL.format(kernel="scale"))
+
+    (line,) = lines_of(result, "tridiff: profile gate ")
+    assert "there is none: set `cases` in tridiff.toml" in line
+
+
+def test_replayed_cases_are_said(host: Host, pytester: pytest.Pytester) -> None:
+    """Cases of a list are run besides, and counted apart."""
+    pytester.makefile(".toml", tridiff='cases = ["list.jsonl"]')
+    pytester.makefile(".jsonl", list='{"schema":1,"op":"scale","target":"gfx942"}\n{"rows":1}\n{"rows":2}\n')
+
+    result = host(ONE_KERNEL.format(kernel="scale"))
+
+    result.assert_outcomes(passed=1)
+    assert lines_of(result, "scale: 2 cases replayed besides, from an earlier run or a list")
+    (counts,) = lines_of(result, "scale ")
+    assert counts.split()[1] == "20"
 
 
 # The guide
