@@ -310,6 +310,7 @@ def test_infrastructure(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     assert lines_of(result, f"scale: 5 cases ended in infrastructure failures: {DIED.reason}")
     (counts,) = lines_of(result, "scale ")
     assert counts.split() == ["scale", "20", "0.500", "0", "0", "0"]
+    assert not lines_of(result, "scale: 5 cases not judged")
     (found,) = ET.parse("junit.xml").getroot().iterfind(".//property[@name='tridiff']")  # noqa: S314 - written a moment ago
     assert json.loads(found.attrib["value"])["infrastructure"] == {DIED.reason: 5}
 
