@@ -108,7 +108,7 @@ def fuzz(
     from tridiff.harness.runner.campaign import Budget
     from tridiff.harness.runner.session import Session
 
-    spec = starting.spec(engine, plan.target)
+    spec = starting.spec(engine, plan.target, given, timeout)
     kernels = registry.knowing(registry.select(op or [], kernel or []), model or [])
     folder = repro.prepare(starting.short(plan.out))
     outputs = Outputs(console=_stdout(), as_json=as_json, junit=junit, markdown=markdown)
@@ -182,7 +182,7 @@ def prove(
     target, plugins = target or given.target or DEFAULT_TARGET, starting.plugins(given, plugin)
     worker = starting.worker(plugins, target, off=no_isolation)
     registry = starting.registry(plugins, target)
-    spec = starting.spec(engine, target)
+    spec = starting.spec(engine, target, given, timeout)
     kernels = registry.select(op or [], kernel or [])
     untried = _without_deadly(registry, kernels) if no_isolation else []
     if not any(registry.faults.get(known.name) for known in kernels):
@@ -273,6 +273,7 @@ def repro(
     config.require_packages()
     from tridiff.harness import repro as files
     from tridiff.harness.api import Clean, Found, Infrastructure
+    from tridiff.harness.preparing import limits, patient
     from tridiff.harness.runner.examine import examine
 
     given, target = settings.read(config_file), files.target_of(case)
@@ -281,7 +282,8 @@ def repro(
     registry = starting.registry(plugins, target)
     found = files.read(case, registry)
     with starting.examining(worker, given, timeout, memory_limit, off=no_isolation) as examiner:
-        what = (found.ref, starting.ready(found.spec), found.case, registry)
+        spec = patient(found.spec, limits(given, timeout, memory_limit))
+        what = (found.ref, starting.ready(spec), found.case, registry)
         outcome = examiner.examine(*what, shrinking=False, announce=lambda _: None) if examiner else examine(*what)
     match outcome:
         case Found():

@@ -2,22 +2,40 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
+import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from hypothesis.database import ExampleDatabase
+
 from tridiff.harness import case_lists, database
-from tridiff.harness.api import Kernel
+from tridiff.harness.api import Kernel, to_json
+from tridiff.harness.engines.spec import EngineSpec, UsageError
 from tridiff.harness.isolation.isolated import TIMEOUT, Limits
 from tridiff.harness.runner.session import Session
 from tridiff.harness.runner.shards import Shard
-from tridiff.harness.settings import Plan, Settings
+from tridiff.harness.settings import Plan, Settings, Store
 
 
 def limits(given: Settings, timeout: float | None, memory_limit: float | None) -> Limits:
     """What one Case may take: `timeout` in seconds and `memory_limit` in GiB, else the settings', else the defaults."""
     most = memory_limit or given.memory_limit or 0.0
     return Limits(seconds=timeout or given.timeout or TIMEOUT, most_bytes=int(most * 2**30))
+
+
+def patient(spec: EngineSpec, given: Limits) -> EngineSpec:
+    """`spec`, whose launches may take as long as a Case may, where that is longer than they usually may."""
+    return replace(spec, max_seconds=max(spec.max_seconds, given.seconds))
+
+
+@functools.lru_cache(maxsize=8)
+def _opened(store: Store, warn: Callable[[str], None]) -> ExampleDatabase:
+    """Once a process: a database on the network is asked once, and warns once."""
+    return database.opened(store, warn)
 
 
 def recall(
@@ -36,15 +54,17 @@ def recall(
     session.first = listed
     if lists and not any(map(listed, session.kernels)):
         names = ", ".join(kernel.name for kernel in session.kernels)
-        warn(f"no case of the lists is for {names}: {', '.join(str(given.path) for given in lists)}")
+        message = f"no case of the lists is for {names}: {', '.join(str(given.path) for given in lists)}"
+        if plan.profile.needs_cases:
+            raise UsageError(f"{message}; profile {plan.profile.name} must not pass on what a seed happens to draw")
+        warn(message)
     if plan.store is not None:
-        database.Remembered(database.opened(plan.store, warn), session.registry, session.spec.target).accompany(session)
+        database.Remembered(_opened(plan.store, warn), session.registry, session.spec.target).accompany(session)
     everything = session.first
+    session.first = lambda kernel: [case for case in everything(kernel) if all(_takes(part, case) for part in parts)]
 
-    def ours(kernel: Kernel) -> Sequence[Any]:
-        cases = everything(kernel)
-        for part in parts:
-            cases = cases[part.index :: part.count]
-        return cases
 
-    session.first = ours
+def _takes(part: Shard, case: Any) -> bool:
+    """Whether the shard runs `case`: by the case alone, since a shard that starts later may find another database."""
+    digest = hashlib.blake2b(f"{part.count}/{json.dumps(to_json(case), sort_keys=True)}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") % part.count == part.index

@@ -69,9 +69,15 @@ def examining(
         yield examiner
 
 
-def spec(engine: str | None, target: str) -> EngineSpec:
-    """The engine asked for, or the best one, for `target`; ready. Raises `UsageError` for unknown names."""
-    return ready(EngineSpec(name=check_engine(best_engine() if engine is None else engine), target=check_target(target)))
+def spec(engine: str | None, target: str, given: Settings, timeout: float | None) -> EngineSpec:
+    """The engine asked for, or the best one, for `target`; ready. Raises `UsageError` for unknown names.
+
+    Its launches may take as long as a Case may, where that is longer than they usually may.
+    """
+    from tridiff.harness.preparing import limits, patient
+
+    wanted = EngineSpec(name=check_engine(best_engine() if engine is None else engine), target=check_target(target))
+    return ready(patient(wanted, limits(given, timeout, None)))
 
 
 def ready(spec: EngineSpec) -> EngineSpec:

@@ -7,9 +7,11 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from tridiff.harness.api import Finding, Found, Infrastructure, Outcome
+from tridiff.harness.doctor.host import memory
 from tridiff.harness.engines.spec import EngineSpec, UsageError
 from tridiff.harness.isolation import deaths, messages
 from tridiff.harness.isolation.process import Death, Setting, Worker
@@ -23,6 +25,8 @@ MOST_BYTES = 8 << 30
 """Bytes of memory that the process of a Case may need, where the machine has enough."""
 SPARE_AFTER = 5.0
 """Seconds that a worker serves until a spare is started: in a run shorter than that, none is likely to be needed."""
+MOST_NEEDED = 0.8
+"""Share of the limit that a worker may need before it runs anything."""
 LEAST_PATIENCE = 3.0
 """Seconds that a Case may take at least, also where all others took far less."""
 PATIENCE = 10
@@ -53,9 +57,8 @@ class Limits:
 
 
 def default_bytes() -> int:
-    """`MOST_BYTES`, or half of the machine's memory where that is less."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return min(MOST_BYTES, memory // 2)
+    """`MOST_BYTES`, or half of the memory of the machine, or of this control group, where that is less."""
+    return min(MOST_BYTES, memory(Path("/")) // 2 or MOST_BYTES)
 
 
 class Isolated:
@@ -211,7 +214,16 @@ class Isolated:
                 self._worker = None
                 worker.kill()
                 raise UsageError(answer["usage"])
+            self._check_room(worker)
             return worker
+
+    def _check_room(self, worker: Worker) -> None:
+        """Raise `UsageError` where the limit of memory leaves a worker next to nothing for Cases."""
+        if worker.needed > MOST_NEEDED * self.limits.most_bytes:
+            self._worker = None
+            worker.kill()
+            limit, needed = (f"{size / 2**30:.3g} GiB" for size in (self.limits.most_bytes, worker.needed))
+            raise UsageError(f"the memory limit is {limit}, and a process needs {needed} before it runs a case: raise the limit")
 
     def _rest(self, worker: Worker) -> None:
         """After an answer: time for a spare, or for another worker where this one has used half of what it may grow by."""

@@ -134,7 +134,7 @@ class _Run:
     parts: tuple[Shard, ...]
     random_seed: int | None
     files: dict[str, Path] = field(default_factory=dict)
-    shrunk: dict[str, bool] = field(default_factory=dict)
+    minimal: dict[str, FindingMinimal] = field(default_factory=dict)
     unwritten: str = ""
 
     @property
@@ -209,7 +209,7 @@ class _Run:
             except (UsageError, OSError) as error:
                 self.unwritten = one_line(error)
         if isinstance(event, FindingMinimal):
-            self.shrunk[event.finding.signature()] = event.shrunk
+            self.minimal[event.finding.signature()] = event
         file = self.files.get(event.finding.signature()) if isinstance(event, FindingSeen | FindingMinimal) else None
         self.recording.event(event, path=self._from_here(file) if file else None, unwritten=None if file else self.unwritten)
 
@@ -240,7 +240,8 @@ class _Run:
             finding,
             file=self._from_here(file) if file else None,
             hits=session.tallies[finding.kernel].hits.get(signature, 1),
-            shrunk=self.shrunk.get(signature, False),
+            shrunk=signature in self.minimal and self.minimal[signature].shrunk,
+            why=self.minimal[signature].why if signature in self.minimal else "interrupted",
             plugins=[str(self._from_here(Path(name))) for name in session.registry.plugins_for(finding.kernel)],
         )
         return block.plain.rstrip("\n") + ("" if file else f"\n  no case file: {self.unwritten}")

@@ -13,7 +13,7 @@ from hypothesis import settings as hypothesis_settings
 
 from tridiff.harness import preparing, profiles
 from tridiff.harness.engines.spec import UsageError
-from tridiff.harness.isolation.isolated import Isolated
+from tridiff.harness.isolation.isolated import Isolated, Limits
 from tridiff.harness.isolation.journal import Journal
 from tridiff.harness.pytest_plugin import options
 from tridiff.harness.runner.session import Session
@@ -38,6 +38,7 @@ def equip(config: pytest.Config, session: Session, parts: Sequence[Shard]) -> No
 
     Raises `UsageError` for settings that are wrong.
     """
+    session.spec = preparing.patient(session.spec, _limits(config))
     preparing.recall(plan_of(config), session, parts, _warn)
     journal = _journal(config)
     if journal is not None:
@@ -48,11 +49,15 @@ def equip(config: pytest.Config, session: Session, parts: Sequence[Shard]) -> No
 
 def _examiner(config: pytest.Config) -> Isolated:
     if _EXAMINER not in config.stash:
-        given = config.stash[options.KEY]
-        examiner = Isolated(preparing.limits(options.settings_of(config), given.timeout, given.memory_limit))
+        examiner = Isolated(_limits(config))
         config.add_cleanup(examiner.close)
         config.stash[_EXAMINER] = examiner
     return config.stash[_EXAMINER]
+
+
+def _limits(config: pytest.Config) -> Limits:
+    given = config.stash[options.KEY]
+    return preparing.limits(options.settings_of(config), given.timeout, given.memory_limit)
 
 
 def _journal(config: pytest.Config) -> Journal | None:

@@ -102,6 +102,7 @@ class Recording:
             "stage": "minimal" if minimal else "seen",
             "examples": event.examples,
             "shrunk": event.shrunk if isinstance(event, FindingMinimal) else None,
+            "why": event.why or None if isinstance(event, FindingMinimal) else None,
             **finding_fields(event.finding, path, self._plugins_for(event.finding.kernel)),
             "unwritten": unwritten,
         }

@@ -48,6 +48,7 @@ FORMS: dict[str, dict[str, Types]] = {
         "signature": _TEXT,
         "examples": _COUNT,
         "shrunk": (*_FLAG, *_NONE),
+        "why": (*_TEXT, *_NONE),
         "meaning": _TEXT,
         "line": (*_TEXT, *_NONE),
         "others": _LIST,

@@ -66,7 +66,7 @@ def size(finding: Record) -> str:
     """How far the case of a finding is from the smallest."""
     if finding.get("stage", "minimal") == "seen":
         return "case as drawn, not shrunk (the run ended first)"
-    return "minimal case" if finding["shrunk"] else "case, not fully shrunk (time limit)"
+    return "minimal case" if finding["shrunk"] else f"case, not fully shrunk ({finding.get('why') or 'time limit'})"
 
 
 def described(differing: Mapping[str, Any]) -> str:

@@ -21,9 +21,14 @@ def describe_case(case: Any) -> str:
     return described(differing(case))
 
 
-def finding_text(finding: Finding, *, file: Path | None, hits: int = 1, shrunk: bool = True, plugins: Iterable[str] = ()) -> Text:
-    """A Finding as a block of labelled lines that ends with the command that reproduces it, `plugins` included."""
-    return finding_block({**finding_fields(finding, file, plugins), "shrunk": shrunk}, hits)
+def finding_text(
+    finding: Finding, *, file: Path | None, hits: int = 1, shrunk: bool = True, why: str = "", plugins: Iterable[str] = ()
+) -> Text:
+    """A Finding as a block of labelled lines that ends with the command that reproduces it, `plugins` included.
+
+    `why`: what came between, where it is not fully `shrunk`.
+    """
+    return finding_block({**finding_fields(finding, file, plugins), "shrunk": shrunk, "why": why}, hits)
 
 
 def prove_table(proofs: Iterable[Proof]) -> Table:

@@ -38,6 +38,8 @@ BY_CHOICES = 40
 """Most Cases that Hypothesis may run to shrink one Finding; the fields of the Case need fewer for what is left."""
 SHRINK_SECONDS = 60.0
 """Time to minimise one Finding."""
+TIME_LIMIT, INTERRUPTED = "time limit", "interrupted"
+"""Why a Finding is not fully shrunk; there are two more reasons."""
 DEADLY_SHARE = 3
 """A Finding that costs a process each time it is made smaller has this many times as long, and fewer Cases are tried."""
 
@@ -209,7 +211,7 @@ class _Hunt:
         self._shrink_seconds = campaign.budget.shrink_seconds
         self._at = 0
         self._shrink_deadline = 0.0
-        self._cut_short = False
+        self._why = ""
 
     def go(self, strategy: SearchStrategy[Any], seed: int) -> None:
         """Run; on a new Finding, store its minimal form in the campaign and announce it."""
@@ -228,11 +230,11 @@ class _Hunt:
         except Flaky:
             if self._best is None:
                 raise
-            self._cut_short = True
+            self._why = "the kernel does not always fail"
         except BudgetSpent:
             pass
         except (KeyboardInterrupt, HarnessBug):
-            self._cut_short = True
+            self._why = INTERRUPTED
             self._conclude()
             raise
         self._finish()
@@ -249,7 +251,7 @@ class _Hunt:
             self._minimise()
             self._confirm()
         except BaseException:
-            self._cut_short = True
+            self._why = INTERRUPTED
             if self._deadly:
                 self._best = self._first  # of anything smaller, no fresh process has died
             raise
@@ -292,7 +294,7 @@ class _Hunt:
     def _shrink(self, case: Any) -> None:
         if case not in self._outcomes:
             if time.monotonic() > self._shrink_deadline:
-                self._cut_short = True
+                self._why = TIME_LIMIT
                 return
             if self._tried >= self._most_by_choices:
                 return
@@ -310,7 +312,7 @@ class _Hunt:
 
         def fails(case: Any) -> bool:
             if case not in self._outcomes and time.monotonic() > deadline:
-                self._cut_short = True
+                self._why = TIME_LIMIT
                 return False
             if not self._campaign.contains(case):
                 return False
@@ -328,7 +330,8 @@ class _Hunt:
             return
         with _blamed_on_us(self._best.case):
             again = self._campaign.confirmed(self._best)
-        self._cut_short |= again is None
+        if again is None:
+            self._why = "what is smaller killed no fresh process"
         self._best = again or self._first
 
     def _examined(self, case: Any, *, shrinking: bool, replayed: bool = False) -> Outcome:
@@ -346,7 +349,7 @@ class _Hunt:
         if self._best is None:
             return
         self._campaign.findings[self._best.signature()] = self._best
-        event = FindingMinimal(finding=self._best, examples=self._at, shrunk=not self._cut_short)
+        event = FindingMinimal(finding=self._best, examples=self._at, shrunk=not self._why, why=self._why)
         self._campaign.listener(event)
 
 

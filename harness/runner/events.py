@@ -49,11 +49,15 @@ class FindingSeen:
 
 @dataclass(frozen=True, kw_only=True)
 class FindingMinimal:
-    """A Finding's smallest Case. `examples`: how many were drawn up to it; `shrunk`: False where time ran out."""
+    """A Finding's smallest Case. `examples`: how many were drawn up to it.
+
+    `shrunk`: whether nothing simpler fails; `why`: what came between, where it is False.
+    """
 
     finding: Finding
     examples: int
     shrunk: bool
+    why: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -134,8 +134,13 @@ class _Examination:
             self._engine.run(launcher, inputs, arena, self._choose)
         except KernelError as error:
             return Failure(check=error.check, message=error.message, line=error.line, subject=error.subject)
-        except (UnsupportedOperation, FrontEndDrift, MemoryError):
+        except (UnsupportedOperation, FrontEndDrift):
             raise
+        except MemoryError as error:
+            if blame.is_ours(error):
+                raise
+            message = f"the launcher ran out of memory: {blame.summary(error)}"
+            return Failure(check="memory", message=message, line=blame.line(error))
         except (Exception, SystemExit) as error:
             if blame.is_ours(error):
                 raise

@@ -363,7 +363,15 @@ def found(signature: str = SECOND, **changed: Any) -> dict[str, Any]:
         "case": {},
     }
     nothing: dict[str, Any] = {"line": None, "others": [], "differing": {}, "file": None, "unwritten": None, "reproduce": None}
-    known = {"record": "finding", "seconds": 2.0, "stage": "minimal", "signature": signature, "examples": 1, "shrunk": True}
+    known = {
+        "record": "finding",
+        "seconds": 2.0,
+        "stage": "minimal",
+        "signature": signature,
+        "examples": 1,
+        "shrunk": True,
+        "why": None,
+    }
     return {**known, "meaning": "", **nothing, "repro": repro, **changed}
 
 

@@ -48,7 +48,7 @@ def case(outcome: str = "clean", **changed: Any) -> dict[str, Any]:
 
 def finding(known: Finding, **changed: Any) -> dict[str, Any]:
     """The record of a minimal finding, without a case file."""
-    stage = {"record": "finding", "seconds": 2.0, "stage": "minimal", "examples": 3, "shrunk": True}
+    stage = {"record": "finding", "seconds": 2.0, "stage": "minimal", "examples": 3, "shrunk": True, "why": None}
     return {**stage, **finding_fields(known, None), "unwritten": "No space left on device", **changed}
 
 
