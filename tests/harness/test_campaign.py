@@ -327,7 +327,7 @@ def test_what_interrupts_the_last_simplification_loses_nothing(stage: Stage, err
         run.run()
 
     assert [finding.check for finding in run.findings.values()] == ["mismatch"]
-    assert [event.shrunk for event in events if isinstance(event, FindingMinimal)] == [False]
+    assert [(event.shrunk, event.why) for event in events if isinstance(event, FindingMinimal)] == [(False, "interrupted")]
 
 
 def test_kernel_that_always_fails(stage: Stage) -> None:
@@ -356,7 +356,7 @@ def test_shrinking_has_a_time_limit(stage: Stage) -> None:
 
     minimal = [event for event in events if isinstance(event, FindingMinimal)]
     seen = [event for event in events if isinstance(event, FindingSeen)]
-    assert [event.shrunk for event in minimal] == [False] * len(minimal)
+    assert [(event.shrunk, event.why) for event in minimal] == [(False, "time limit")] * len(minimal)
     assert [finding.check for finding in findings.values()] == ["mismatch"]
     assert minimal[0].finding.case == seen[0].finding.case
     assert drawn(events) == 40

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from toy.family import registry
+from toy.kernels import scale as toy_kernels
 from toy.strategies.scale import ScaleCase
 
 from tridiff.harness.api import Arena, Clean, Finding, Found, Outcome, Patch, Skipped, StagingError, Unsupported
@@ -212,6 +213,21 @@ def test_case_that_the_machine_cannot_hold_is_skipped(known: Registry, error: Ex
     known.ops["scale"] = dataclasses.replace(known.op("scale"), build=build)
 
     assert examined(known) == Skipped(reason=reason)
+
+
+def test_launcher_that_runs_out_of_memory(known: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That is the kernel's doing, on its line; what our executor cannot hold is not."""
+
+    def launch(**_: object) -> None:
+        raise MemoryError("9.0 GiB")
+
+    monkeypatch.setattr(toy_kernels, "scale", launch)
+
+    outcome = examined(known)
+
+    assert isinstance(outcome, Found)
+    assert (outcome.finding.check, outcome.finding.message) == ("memory", "the launcher ran out of memory: MemoryError: 9.0 GiB")
+    assert (outcome.finding.line or "").startswith("test_examine.py:")
 
 
 def broken_here(*_: object) -> None:

@@ -400,6 +400,17 @@ def test_last_words_tell_something() -> None:
     assert deaths.tail(Death(code=-7, lines=lines)) == ("Bus error",)
 
 
+def test_limit_below_what_a_worker_needs() -> None:
+    """Every case would be a finding: the limit is wrong, not the kernel."""
+    with contextlib.closing(Isolated(Limits(most_bytes=1 << 20))) as examiner:
+        bench = Bench(examiner)
+
+        with pytest.raises(
+            UsageError, match=r"^the memory limit is 0\.000977 GiB, and a process needs 0\.\d+ GiB before it runs"
+        ):
+            bench.outcome("counts", GOOD)
+
+
 def test_every_death_has_its_check() -> None:
     """The checks of dying processes are checks like any other."""
     assert {"crash", "hang", "memory"} <= CHECKS.keys()

@@ -54,6 +54,18 @@ def drawn(monkeypatch: pytest.MonkeyPatch, known: Registry, examples: int) -> li
     return cases
 
 
+def test_inconclusive_cases_have_no_score(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A climb must not end among cases that could show nothing."""
+    told: list[float] = []
+    monkeypatch.setattr("hypothesis.target", lambda score, label: told.append(score))
+    op = scored(columns).op("scale")
+
+    targeting.report(op, ScaleCase(columns=7), Clean(ratio=0.5, conclusive=False))
+    targeting.report(op, ScaleCase(columns=8), Clean(ratio=0.5))
+
+    assert told == [8.0]
+
+
 def columns(case: ScaleCase, _ratio: float) -> Mapping[str, float]:
     """A score that can be climbed."""
     return {"columns": case.columns}

@@ -1,0 +1,89 @@
+"""What a run needs before it begins: limits, and the cases that come first."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from toy.family import registry
+from toy.strategies.scale import ScaleCase
+
+from tridiff.harness import case_lists
+from tridiff.harness.engines.spec import EngineSpec, UsageError
+from tridiff.harness.isolation.isolated import MOST_BYTES, TIMEOUT
+from tridiff.harness.preparing import limits, patient, recall
+from tridiff.harness.runner.campaign import Budget
+from tridiff.harness.runner.session import Session
+from tridiff.harness.runner.shards import Shard
+from tridiff.harness.settings import Settings
+
+CASES = [ScaleCase(rows=rows, columns=columns) for rows in range(1, 9) for columns in range(1, 9)]
+
+
+def session() -> Session:
+    """A session of the toy kernel."""
+    known = registry()
+    return Session([known.kernel("scale")], EngineSpec(), 0, Budget(examples=1), lambda _event: None, known)
+
+
+def first(part: Shard, path: Path) -> list[ScaleCase]:
+    """The cases with which that part of a run begins."""
+    made = session()
+    recall(Settings(cases=(path,)).plan(), made, (part,), pytest.fail)
+    return list(made.first(made.kernels[0]))
+
+
+def listed(path: Path, cases: list[ScaleCase]) -> Path:
+    """A list of `cases`."""
+    path.write_text(case_lists.written("scale", "gfx942", cases), encoding="utf-8")
+    return path
+
+
+def test_shards_divide_the_cases(tmp_path: Path) -> None:
+    """Each case is one shard's, wherever it stands in the list and whatever stands beside it."""
+    path = listed(tmp_path / "whole.jsonl", CASES)
+    shorter = listed(tmp_path / "shorter.jsonl", CASES[7:])
+
+    parts = [first(Shard(index, 3), path) for index in range(3)]
+
+    assert sorted(case for part in parts for case in map(repr, part)) == sorted(map(repr, CASES))
+    assert all(len(part) > len(CASES) / 6 for part in parts)
+    assert first(Shard(0, 1), path) == CASES
+    assert first(Shard(1, 3), shorter) == [case for case in parts[1] if case in CASES[7:]]
+
+
+def test_gate_whose_lists_have_no_case_of_the_kernel(tmp_path: Path) -> None:
+    """It would pass by what a seed happens to draw; any other profile is warned."""
+    plan = Settings(cases=(listed(tmp_path / "list.jsonl", CASES),)).plan(profile="gate")
+    made, warned = session(), list[str]()
+    made.kernels = [replace(made.kernels[0], op="other")]
+
+    with pytest.raises(UsageError, match=r"^no case of the lists is for scale: .*list\.jsonl; profile gate must not pass"):
+        recall(plan, made, (), warned.append)
+    recall(replace(plan, profile=replace(plan.profile, needs_cases=False)), made, (), warned.append)
+
+    assert len(warned) == 1
+
+
+@pytest.mark.parametrize(
+    ("given", "timeout", "gib", "seconds", "most"),
+    [
+        (Settings(), None, None, TIMEOUT, MOST_BYTES),
+        (Settings(timeout=7.0, memory_limit=2.0), None, None, 7.0, 2 << 30),
+        (Settings(timeout=7.0, memory_limit=2.0), 9.0, 1.5, 9.0, 3 << 29),
+    ],
+    ids=["defaults", "settings", "options"],
+)
+def test_limits(given: Settings, timeout: float | None, gib: float | None, seconds: float, most: int) -> None:
+    """What the command line says counts, else the settings, else the defaults; half of a small machine's memory."""
+    made = limits(given, timeout, gib)
+
+    assert made.seconds == seconds
+    assert made.most_bytes == most or (most == MOST_BYTES and 0 < made.most_bytes < most)
+
+
+def test_a_launch_may_take_as_long_as_a_case() -> None:
+    """Otherwise a longer time for cases would be of no use; a shorter one leaves it to the process's clock."""
+    assert patient(EngineSpec(), limits(Settings(), 500.0, None)).max_seconds == 500.0
+    assert patient(EngineSpec(), limits(Settings(), 5.0, None)) == EngineSpec()
