@@ -19,7 +19,7 @@ def request(ref: KernelRef, spec: EngineSpec, case: Any) -> dict[str, Any]:
         "kernel": ref.kernel,
         "fault": ref.fault,
         "plugins": list(ref.plugins),
-        "spec": dataclasses.asdict(spec),
+        "spec": vars(spec),
         "case": to_json(case),
     }
 

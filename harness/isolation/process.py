@@ -82,6 +82,7 @@ class Worker:
     def __init__(self, setting: Setting) -> None:
         self.setting = setting
         self.answered = 0
+        self._memory = -1
         self._ready = False
         self._surplus = False
         self.needed = 0
@@ -122,7 +123,9 @@ class Worker:
     def resident(self) -> int:
         """Bytes of memory that it has in use (proc(5), statm); 0 where that is not known."""
         try:
-            return int(Path(f"/proc/{self.pid}/statm").read_text(encoding="ascii").split()[1]) * _PAGE
+            if self._memory < 0:
+                self._memory = os.open(f"/proc/{self.pid}/statm", os.O_RDONLY | os.O_CLOEXEC)
+            return int(os.pread(self._memory, 128, 0).split()[1]) * _PAGE
         except (OSError, ValueError, IndexError):
             return 0
 
@@ -170,6 +173,9 @@ class Worker:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
         self._ended_as = self._process.wait()
+        if self._memory >= 0:
+            os.close(self._memory)
+            self._memory = -1
         self._connection.close()
         self._tail.close()
         shutil.rmtree(self._folder, ignore_errors=True)
