@@ -2,9 +2,9 @@
 
     python benchmarks/isolation.py [--rounds N] [--examples N] [--json]
 
-First the overhead: Cases in turns here and in a worker, both warm, and the start of a worker. Then a campaign for each way in
-which a kernel can take its process with it, with findings, deaths, and seconds from the first death to the minimal Case, of which
-those spent in time-outs are told apart. There is no pass or fail; the README beside this file has figures.
+First the overhead: the same Cases here and in a worker, in turns, both warm, and the start of a worker. Then a campaign for each
+way in which a kernel can take its process with it, with findings, deaths, and seconds from the first death to the minimal Case,
+of which those spent in time-outs are told apart. There is no pass or fail; the README beside this file has figures.
 """
 
 # ruff: noqa: E402 - one BLAS thread a process, to be said before NumPy is imported
@@ -19,6 +19,7 @@ import os
 import statistics
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -58,20 +59,27 @@ def drawn(registry: Registry, op: str, count: int) -> list[Any]:
     return cases
 
 
+def timed(run: Callable[[Any], object], case: Any) -> float:
+    """Milliseconds of `run(case)`."""
+    started = time.perf_counter()
+    run(case)
+    return 1e3 * (time.perf_counter() - started)
+
+
 def overhead(examiner: Isolated, registry: Registry, kernel: str, cases: list[Any], rounds: int) -> dict[str, Any]:
-    """Milliseconds of each Case here and in a worker, in turns, after both have seen it; medians, and of the difference."""
+    """Milliseconds of each Case here and in a worker, in turns of all Cases, after both have seen them; and of the difference."""
     ref = KernelRef(kernel=kernel, plugins=PLUGINS)
+
+    def in_worker(case: Any) -> None:
+        examiner.examine(ref, EngineSpec(), case, registry, shrinking=False, announce=lambda _: None)
+
     here, there = [], []
     for turn in range(rounds + 1):
-        for case in cases:
-            started = time.perf_counter()
-            examine(ref, EngineSpec(), case, registry)
-            middle = time.perf_counter()
-            examiner.examine(ref, EngineSpec(), case, registry, shrinking=False, announce=lambda _: None)
-            ended = time.perf_counter()
-            if turn:
-                here.append(1e3 * (middle - started))
-                there.append(1e3 * (ended - middle))
+        one = [timed(lambda case: examine(ref, EngineSpec(), case, registry), case) for case in cases]
+        other = [timed(in_worker, case) for case in cases]
+        if turn:
+            here += one
+            there += other
     return {
         "kernel": kernel,
         "cases": len(here),
