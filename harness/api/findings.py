@@ -52,7 +52,8 @@ class Failure:
 class Finding:
     """A failed check with the Case that shows it.
 
-    `others` names the further checks that fired on the same Case. Two Findings with one `signature()` are one defect.
+    `others` names the further checks that fired on the same Case. `tail`: what a process that died of it last wrote. Two
+    Findings with one `signature()` are one defect.
     """
 
     check: str
@@ -65,6 +66,7 @@ class Finding:
     case: Any
     subject: str = ""
     others: tuple[str, ...] = ()
+    tail: tuple[str, ...] = ()
 
     def signature(self) -> str:
         """`OP-CHECK-DIGEST`, stable under the element, numbers, shapes and dtypes, which vary from case to case."""

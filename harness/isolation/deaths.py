@@ -12,6 +12,8 @@ from tridiff.harness.api import Finding
 from tridiff.harness.engines.spec import EngineSpec
 from tridiff.harness.isolation.process import Death
 
+WORDS = 6
+"""Lines of these that a Finding shows, before the interpreter's stack, of which the Finding has the author's line."""
 TAIL = 12
 """Lines of standard error that are told with a death."""
 
@@ -66,6 +68,7 @@ def finding_of(death: Death, *, op: str, kernel: str, spec: EngineSpec, case: An
         target=spec.target,
         case=case,
         subject=_subject(death) if crashed else "",
+        tail=_words(death.lines),
     )
 
 
@@ -118,6 +121,12 @@ def _ending(code: int) -> str:
 def _said(lines: tuple[str, ...]) -> str:
     """The most telling line of what it wrote before the interpreter printed its stack; "" if none is."""
     return next((line for line in reversed(_before_stack(lines)) if _TELLING.search(line)), "")
+
+
+def _words(lines: tuple[str, ...]) -> tuple[str, ...]:
+    """The last lines before the stack, unless the message says all of it already."""
+    words = _before_stack(lines)[-WORDS:]
+    return () if words == [_said(lines)] else tuple(words)
 
 
 def _before_stack(lines: tuple[str, ...]) -> list[str]:

@@ -182,6 +182,7 @@ def finding_fields(finding: Finding, path: Path | None, plugins: Iterable[str] =
         "meaning": CHECKS[finding.check],
         "line": finding.line,
         "others": list(dict.fromkeys(finding.others)),
+        "tail": list(finding.tail),
         "differing": differing(finding.case),
         "file": None if path is None else str(path),
         "reproduce": None if path is None else command(path, plugins),

@@ -52,6 +52,7 @@ FORMS: dict[str, dict[str, Types]] = {
         "meaning": _TEXT,
         "line": (*_TEXT, *_NONE),
         "others": _LIST,
+        "tail": _LIST,
         "differing": _OBJECT,
         "file": (*_TEXT, *_NONE),
         "unwritten": (*_TEXT, *_NONE),

@@ -71,6 +71,7 @@ def _finding(summary: Summary, signature: str) -> dict[str, Any]:
         "signature": signature,
         "line": record["line"],
         "others": record["others"],
+        "tail": record["tail"],
         "hits": summary.hits(signature),
         "file": record["file"],
         "reproduce": record["reproduce"],

@@ -50,6 +50,7 @@ def finding_block(finding: Record, hits: int) -> Text:
         ("what", finding["repro"]["message"]),
         ("line", finding["line"]),
         ("also fired", ", ".join(finding["others"]) or None),
+        ("last words", "\n    ".join(finding["tail"]) or None),
         ("hits", f"{hits} drawn cases" if hits > 1 else None),
         (size(finding), described(finding["differing"])),
         ("reproduce", finding["reproduce"]),

@@ -362,7 +362,15 @@ def found(signature: str = SECOND, **changed: Any) -> dict[str, Any]:
         "message": "",
         "case": {},
     }
-    nothing: dict[str, Any] = {"line": None, "others": [], "differing": {}, "file": None, "unwritten": None, "reproduce": None}
+    nothing: dict[str, Any] = {
+        "line": None,
+        "others": [],
+        "tail": [],
+        "differing": {},
+        "file": None,
+        "unwritten": None,
+        "reproduce": None,
+    }
     known = {
         "record": "finding",
         "seconds": 2.0,

@@ -43,7 +43,7 @@ LIMITS = Limits(seconds=2.0, most_bytes=300 << 20)
 def known() -> Registry:
     """The toy Op with a kernel for everything that the stand-in does."""
     made = registry()
-    for name in (*misbehaving.BEHAVIOURS, "sulks", "counts"):
+    for name in (*misbehaving.BEHAVIOURS, "sulks", "counts", "mutters"):
         made.register_kernel(Kernel(name=name, op="scale", module="toy.kernels.scale", launcher="scale"))
     return made
 
@@ -141,6 +141,16 @@ def test_death_is_a_finding(bench: Bench, kernel: str, check: str, message: str,
     assert [event.confirming for event in bench.died] == [False, True]
     assert [event.case for event in bench.died] == [BAD, BAD]
     assert isinstance(bench.outcome(kernel, GOOD), Clean)
+
+
+def test_finding_has_the_last_words(bench: Bench) -> None:
+    """What the process wrote in this case, not in the one before; without the stack, and not what the message says already."""
+    outcomes = [bench.outcome("mutters", case) for case in (GOOD, BAD)]
+
+    assert isinstance(outcomes[1], Found)
+    assert outcomes[1].finding.tail == ("18 columns", "error: no workspace", "good-bye")
+    assert outcomes[1].finding.message.endswith("exited with code 5: error: no workspace")
+    assert bench.finding("aborts", BAD).tail == ()
 
 
 def test_garbage_on_standard_output(bench: Bench) -> None:

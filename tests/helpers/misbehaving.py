@@ -136,6 +136,7 @@ def serve(setup: dict[str, Any]) -> None:
     """Answer as a worker does: toy Cases are clean, and from `FROM` columns on do what the kernel's name says.
 
     Kernel "sulks": only a process that has answered before dies. Kernel "counts": the ratio is the number of its answers.
+    Kernel "mutters": says how many columns there are, and ends with some last words.
     """
     prepare(setup)
     connection = Connection(setup["descriptor"])
@@ -182,7 +183,12 @@ def refuse(setup: dict[str, Any]) -> None:
 
 def _answer(request: dict[str, Any], answered: int) -> dict[str, Any]:
     name = request["kernel"]
+    if name == "mutters":
+        os.write(2, b"%d columns\n" % request["case"]["columns"])
     if request["case"]["columns"] >= FROM:
+        if name == "mutters":
+            os.write(2, b"error: no workspace\ngood-bye\n")
+            os._exit(5)
         if name == "sulks" and answered:
             os.abort()
         if name in UNRULY:
