@@ -27,7 +27,7 @@ ONE_DEFECT = {
     "temporary file": ("cannot open /tmp/tmpabcdefgh", "cannot open /var/tmp/tmp0_1z9xq7"),
     "cache folder": (
         "~/.triton/cache/4GQW2YBKZ2MTV3C77NFEVRWZSHCZ6N5JXIYQ/k.hsaco: truncated",
-        "/root/cache/2LX6BKW4ZHDM5XA3OTPYKRWQ7EJVNUCGFISD/k.hsaco: truncated",
+        "/home/me/cache/2LX6BKW4ZHDM5XA3OTPYKRWQ7EJVNUCGFISD/k.hsaco: truncated",
     ),
     "process": ("worker 4711 (pid 4711) died", "worker 9 (pid 9) died"),
     "thread": ("Thread-3 (run): 0x7f1 gave up", "Thread-12 (run): 0x7f2 gave up"),
