@@ -141,8 +141,9 @@ class _Examination:
                 raise
             message = f"the launcher ran out of memory: {blame.summary(error)}"
             return Failure(check="memory", message=message, line=blame.line(error))
-        except (Exception, SystemExit) as error:
-            if blame.is_ours(error):
+        except BaseException as error:
+            # One of the launcher's own kinds is its defect as any other: in a worker it would end the process without a line.
+            if isinstance(error, (KeyboardInterrupt, GeneratorExit)) or blame.is_ours(error):
                 raise
             message = blame.summary(error)
             return Failure(check="launch", message=message, line=blame.line(error), subject=message)

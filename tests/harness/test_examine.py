@@ -230,6 +230,38 @@ def test_launcher_that_runs_out_of_memory(known: Registry, monkeypatch: pytest.M
     assert (outcome.finding.line or "").startswith("test_examine.py:")
 
 
+class Stop(BaseException):
+    """What is no Exception."""
+
+
+@pytest.mark.parametrize("error", [Stop("no workspace"), SystemExit("no workspace")], ids=["its own", "exit"])
+def test_launcher_that_raises_no_exception(known: Registry, monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+    """It is a defect like any other, with its kind and its line."""
+
+    def launch(**_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(toy_kernels, "scale", launch)
+
+    outcome = examined(known)
+
+    assert isinstance(outcome, Found)
+    assert (outcome.finding.check, outcome.finding.message) == ("launch", f"{type(error).__name__}: no workspace")
+    assert (outcome.finding.line or "").startswith("test_examine.py:")
+
+
+def test_ctrl_c_in_a_launcher(known: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is the user's, and no kernel's."""
+
+    def launch(**_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(toy_kernels, "scale", launch)
+
+    with pytest.raises(KeyboardInterrupt):
+        examined(known)
+
+
 def broken_here(*_: object) -> None:
     """Raise where our own code is at work."""
     raise TypeError("broken")
