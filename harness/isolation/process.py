@@ -65,11 +65,10 @@ class Death:
 
 @dataclass(frozen=True)
 class Setting:
-    """What a worker loads as it starts: `plugins`, for `target`, and the modules of the kernels `warm`."""
+    """What a worker loads as it starts: `plugins`, for `target`."""
 
     plugins: tuple[str, ...] = ()
     target: str = DEFAULT_TARGET
-    warm: tuple[str, ...] = ()
 
     def serves(self, plugins: tuple[str, ...], target: str) -> bool:
         """Whether a Case can be sent there. A plug-in may decide things for a target while it is imported; our kernels do not."""
@@ -95,7 +94,6 @@ class Worker:
             "path": _search_path(),
             "plugins": setting.plugins,
             "target": setting.target,
-            "warm": setting.warm,
             "folder": str(self._folder),
         }
         reading, writing = os.pipe()

@@ -162,7 +162,7 @@ def test_forms_of_a_run(snapshot: SnapshotAssertion, runs: list[Summary]) -> Non
     assert isinstance(output, io.StringIO)
     assert f"{run_text.headline(runs)}\n{output.getvalue()}" == snapshot(name="text")
     assert json.dumps(run_document.runs_document(runs), indent=2) == snapshot(name="json")
-    assert minidom.parseString(junit.junit(runs)).toprettyxml(indent=" ") == snapshot(name="junit")  # noqa: S318
+    assert minidom.parseString(junit.junit(runs)).toprettyxml(indent=" ") == snapshot(name="junit")  # noqa: S318 - ours
     assert markdown.markdown(runs) == snapshot(name="markdown")
 
 
