@@ -8,8 +8,10 @@ from tridiff.harness.api.arena import Allocation, Arena, Damage, StagingError, d
 from tridiff.harness.api.case import SCHEMA, CaseError, from_json, require, require_one_of, require_range, to_json
 from tridiff.harness.api.findings import (
     CHECKS,
+    COMPILER,
     DEADLY,
     Clean,
+    Compiled,
     Failure,
     Finding,
     Found,
@@ -27,6 +29,7 @@ from tridiff.harness.api.values import gaussian, integers, permutation, uniform,
 
 __all__ = [
     "CHECKS",
+    "COMPILER",
     "DEADLY",
     "RAW",
     "SCHEMA",
@@ -34,6 +37,7 @@ __all__ = [
     "Arena",
     "CaseError",
     "Clean",
+    "Compiled",
     "Damage",
     "Domain",
     "Expected",

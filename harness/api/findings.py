@@ -21,8 +21,16 @@ CHECKS = {
     "nan": "an output is NaN or infinite where the reference is finite",
     "mismatch": "an output differs from the reference by more than the error bound",
     "poison": "the result depends on bytes that must not influence it",
+    "compile": "Triton's compiler refuses the kernel for the target",
+    "codegen": "code generation for the target aborts or fails",
+    "resources": "the kernel needs more shared memory (LDS), threads or tensor memory than the target has",
+    "fp8_semantics": "an FP8 conversion compiles for the target to instructions that compute something else",
+    "compile_time": "the kernel takes too long to compile for the target",
 }
 """Every check with one sentence, in order of precedence: the first that fires names the Finding."""
+
+COMPILER = frozenset({"compile", "codegen", "resources", "fp8_semantics", "compile_time"})
+"""Checks of the engine `compiler`, which compiles launches for a target and runs nothing."""
 
 DEADLY = frozenset({"crash", "memory"})
 """Checks that only a process can fire which watches another one: without worker processes they are not to be had."""
@@ -82,20 +90,47 @@ def target_family(target: str) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Compiled:
+    """What compiling one specialisation for a target told.
+
+    `name`: the specialisation's, with a digest. `function`: the jit function's. `placement`: see `Op.placements`. `config`: the
+    autotuner's configuration, "" without one; `dropped`: why the autotuner would leave that out, "" where it may run.
+    `shared`: bytes of shared memory (LDS); `threads` of a program; `tensor_memory`: columns. `registers`: from the object file,
+    where code was generated: ("vgpr", 184), ("spills", 0), ... `check`: the one that fired, "" if none did.
+    """
+
+    name: str
+    function: str
+    placement: str
+    config: str = ""
+    dropped: str = ""
+    shared: int = 0
+    threads: int = 0
+    tensor_memory: int = 0
+    registers: tuple[tuple[str, int], ...] = ()
+    check: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Clean:
-    """No check fired. `ratio`: the largest |output - reference| / bound. `conclusive`: see `Verdict`."""
+    """No check fired. `ratio`: the largest |output - reference| / bound. `conclusive`: see `Verdict`.
+
+    `compiled`: what the engine `compiler` learnt; then nothing ran, and `ratio` is 0.
+    """
 
     ratio: float
     conclusive: bool = True
     specialisations: tuple[str, ...] = ()
+    compiled: tuple[Compiled, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """One Finding; the checks that fired besides it are named in `finding.others`."""
+    """One Finding; the checks that fired besides it are named in `finding.others`. `compiled`: see `Clean`."""
 
     finding: Finding
     specialisations: tuple[str, ...] = ()
+    compiled: tuple[Compiled, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +142,10 @@ class Skipped:
 
 @dataclass(frozen=True, kw_only=True)
 class Unsupported:
-    """The engine does not implement what the kernel uses; `reason` names the operation, `line` the source line."""
+    """The engine does not implement what the kernel uses, or the launcher refuses the Case with its `Kernel.unsupported`.
+
+    `reason` names the operation, or says what the launcher says; `line`: the source line.
+    """
 
     reason: str
     line: str | None = None

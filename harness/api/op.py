@@ -21,11 +21,13 @@ class Domain:
     """The part of an Op's contract from which Cases are drawn. It narrows a strategy; drawn Cases are never filtered by it.
 
     `target`: the GPU architecture that kernels are compiled for, "gfx942" or "sm_90", say: it has some number formats and
-    lacks others. `models`: names of real models, to which presets keep; none for all.
+    lacks others. `models`: names of real models, to which presets keep; none for all. `whole`: also what the target lacks, FP8
+    formats above all, which a launcher must refuse by itself (`Kernel.unsupported`).
     """
 
     target: str
     models: tuple[str, ...] = ()
+    whole: bool = False
 
     @property
     def platform(self) -> str:
@@ -49,6 +51,8 @@ class Op:
     may be divisible by 16. A Finding's other fields are simplified first, since that costs no compilation.
     `score`: (case, ratio) -> numbers by name; some hunts look for Cases in which each of them is large. `ratio` is that of the
     clean Case, see `Clean`. Only what the strategy draws as structure can be climbed, not what follows from a seed.
+    `placements`: (case) -> the same Case with its tensors placed otherwise in memory, by name; "production" comes first: views
+    aligned, caches beyond 2 GiB. Triton compiles a kernel differently for each. Empty: Cases are compiled as they are drawn.
     """
 
     name: str
@@ -60,6 +64,7 @@ class Op:
     within: Callable[[Any, Domain], bool] | None = None
     compile_time: frozenset[str] = frozenset()
     score: Callable[[Any, float], Mapping[str, float]] | None = None
+    placements: Mapping[str, Callable[[Any], Any]] = field(default_factory=dict)
 
     def knows(self, model: str) -> bool:
         """Whether `model` is the name of a model, or of one of its variants."""
@@ -101,6 +106,8 @@ class Kernel:
     `launcher`: name of the launcher in that module; it takes the Op's Inputs as keyword arguments.
     `rounding`: name of a function there, (inputs) -> mapping, that says where the kernel rounds; None: see the reference.
     `engines`: names of the engines that can run it.
+    `unsupported`: name of an exception class there, by which the launcher refuses what the GPU cannot do, before it compiles
+    anything; None: it has none, and whatever it raises is a Finding.
     """
 
     name: str
@@ -109,6 +116,7 @@ class Kernel:
     launcher: str
     rounding: str | None = None
     engines: tuple[str, ...] = ("cpu",)
+    unsupported: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +132,8 @@ class Fault:
     """A deliberate defect patched into a Kernel's source, by which we prove that a check can fail.
 
     `name`: identifier, unique within its Kernel. `kernel`: the Kernel's name. `description`: one sentence.
-    `checks`: the names of the checks of which one must catch it.
+    `checks`: the names of the checks of which one must catch it; those of the compiler (`COMPILER`) stand alone.
+    `target`: the GPU architecture for which it shows, for checks of the compiler; "" where that does not matter.
     """
 
     name: str
@@ -132,3 +141,4 @@ class Fault:
     description: str
     patches: tuple[Patch, ...]
     checks: frozenset[str] = field(default_factory=frozenset)
+    target: str = ""

@@ -8,6 +8,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 ENGINES = ("cpu",)
+"""Those that run kernels, best first."""
+COMPILER = "compiler"
+"""The engine that compiles what a launcher starts, and runs nothing: `tridiff targets`."""
 DEFAULT_TARGET = "gfx942"
 TARGETS = (
     "gfx90a",
@@ -34,12 +37,14 @@ class EngineSpec:
     """`max_steps`: loop steps of one launch, `max_seconds`: its time; beyond either it counts as a hang.
 
     Legal cases of our kernels take some hundred steps; a bound in steps gives the same verdict on every machine.
+    `full`: the compiler goes all the way to machine code.
     """
 
     name: str = "cpu"
     target: str = DEFAULT_TARGET
     max_steps: int = 20_000
     max_seconds: float = 60.0
+    full: bool = False
 
 
 def best_engine() -> str:
@@ -51,6 +56,8 @@ def check_engine(name: str) -> str:
     """`name`, or a `UsageError` that says what to use instead."""
     if name == "gpu":
         raise UsageError("engine 'gpu' is not available yet: use --engine cpu, which needs no GPU")
+    if name == COMPILER:
+        raise UsageError(f"engine {COMPILER!r} compiles kernels and runs none: use tridiff targets")
     if name not in ENGINES:
         raise UsageError(f"unknown engine {name!r}{nearest(name, ENGINES)}; engines: {', '.join(ENGINES)}")
     return name
