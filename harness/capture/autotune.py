@@ -90,8 +90,10 @@ class Tuner:
     Everything that the autotuner has learnt since is forgotten by `restore`.
     """
 
-    def __init__(self, autotuner: Any, choose: Choose, preparing: Callable[[], Any]) -> None:
+    def __init__(self, autotuner: Any, choose: Choose, preparing: Callable[[], Any], *, every: bool = False) -> None:
         self._autotuner = autotuner
+        self._every = every
+        self._trying: Config | None = None
         self._choose = choose
         self._preparing = preparing
         self._before = dict(vars(autotuner))
@@ -122,8 +124,8 @@ class Tuner:
 
     @property
     def config(self) -> str:
-        """The configuration that is being launched."""
-        return described(self._autotuner.best_config)
+        """The configuration that is being compiled or launched."""
+        return described(self._trying or self._autotuner.best_config)
 
     def _pruned(self, kwargs: dict[str, Any]) -> list[Config]:
         self._survivors = self._prune(kwargs)
@@ -143,8 +145,16 @@ class Tuner:
         if pick.tuned:
             self._autotuner.pre_hook = self._autotuner.post_hook = _no_hook
         order = [*tuning.configs[pick.index :], *tuning.configs[: pick.index]]
-        works = (config for config in order if self._bench(*args, config=config, **meta)[0] < math.inf)
-        return next(works, tuning.configs[0])
+        works = (config for config in order if self._tried(config, args, meta))
+        return next(iter(list(works) if self._every else works), tuning.configs[0])
+
+    def _tried(self, config: Config, args: tuple[Any, ...], meta: dict[str, Any]) -> bool:
+        """Whether production would not drop the configuration."""
+        self._trying = config
+        try:
+            return bool(self._bench(*args, config=config, **meta)[0] < math.inf)
+        finally:
+            self._trying = None
 
     def _compiles(self, kernel_call: Callable[[], None], **_: Any) -> list[float]:
         """Stands for `do_bench`: a call with all its hooks, of which the kernel is compiled and not executed."""

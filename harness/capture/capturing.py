@@ -55,8 +55,9 @@ class _Capture:
     """One capture in progress. `preparing`: kernels are compiled and not launched."""
 
     receive: Callable[[Launch], None]
-    prepare: Callable[[Specialisation], None]
+    prepare: Callable[[Launch], None]
     choose: Choose
+    every: bool = False
     preparing: int = 0
     functions: dict[int, Any] = field(default_factory=dict)  # by id: to hash one, Triton parses its source
     tuners: dict[Any, Tuner] = field(default_factory=dict)
@@ -76,16 +77,14 @@ class _Capture:
         size = launched_grid(grid, specialisation.target, specialisation.options)
         # What the engine does with torch is not the launcher's doing: no scratch of ours is poisoned, and calls stay fast.
         with torch._C._DisableTorchDispatch():
-            if self.preparing:
-                self.prepare(specialisation)
-            else:
-                config = self.calls[-1].config if self.calls else None
-                self.receive(Launch(specialisation, size, arguments, config))
+            config = self.calls[-1].config if self.calls else None
+            handle = self.prepare if self.preparing else self.receive
+            handle(Launch(specialisation, size, arguments, config))
 
     def tune(self, autotuner: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A call of an autotuned kernel."""
         if autotuner not in self.tuners:
-            self.tuners[autotuner] = Tuner(autotuner, self.choose, self.prepares)
+            self.tuners[autotuner] = Tuner(autotuner, self.choose, self.prepares, every=self.every)
         tuner = self.tuners[autotuner]
         self.calls.append(tuner)
         try:
@@ -162,19 +161,21 @@ def capturing(
     scratch: Callable[[torch.Tensor], None],
     *,
     made: Callable[[torch.Tensor], None] = _nothing,
-    prepare: Callable[[Specialisation], None] = _nothing,
+    prepare: Callable[[Launch], None] = _nothing,
     choose: Choose = first,
+    every: bool = False,
 ) -> Iterator[None]:
     """Within this context every Triton launch goes to `receive`, and every `torch.empty*` result to `scratch`.
 
     `made` is shown every tensor that a torch operation returns.
 
-    `choose` picks the configuration of autotuned kernels. Before one is launched, `prepare` gets its specialisation; where
-    that raises what makes Triton's autotuner drop a configuration (CompileTimeAssertionFailure), the next one is taken.
+    `choose` picks the configuration of autotuned kernels. Before one is launched, `prepare` gets the launch; where that raises
+    what makes Triton's autotuner drop a configuration (CompileTimeAssertionFailure, OutOfResources), the next one is taken.
+    `every`: `prepare` gets a launch with each of the configurations.
 
     Captures may nest. On leaving, Triton's driver, compiler and autotuners are as before.
     """
-    capture = _Capture(receive, prepare, choose)
+    capture = _Capture(receive, prepare, choose, every)
     before = JITFunction._do_compile, Autotuner.run
     with targeting(target):
         JITFunction._do_compile, Autotuner.run = _capture_compile, _capture_autotuner

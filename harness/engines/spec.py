@@ -37,7 +37,8 @@ class EngineSpec:
     """`max_steps`: loop steps of one launch, `max_seconds`: its time; beyond either it counts as a hang.
 
     Legal cases of our kernels take some hundred steps; a bound in steps gives the same verdict on every machine.
-    `full`: the compiler goes all the way to machine code.
+    `full`: the compiler goes all the way to machine code, in at most `max_seconds` a specialisation. `placement`: the only one
+    that it compiles; "" for all.
     """
 
     name: str = "cpu"
@@ -45,6 +46,7 @@ class EngineSpec:
     max_steps: int = 20_000
     max_seconds: float = 60.0
     full: bool = False
+    placement: str = ""
 
 
 def best_engine() -> str:

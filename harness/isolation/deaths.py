@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 import signal
+import sys
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 from tridiff.harness import blame
 from tridiff.harness.api import Finding
-from tridiff.harness.engines.spec import EngineSpec
+from tridiff.harness.engines.spec import COMPILER, EngineSpec
 from tridiff.harness.isolation.process import Death
 
 WORDS = 6
@@ -44,8 +45,16 @@ def described(death: Death) -> str:
     return f"the process that ran the kernel {how}{': ' + said if said else ''}"
 
 
-def check_of(death: Death) -> str:
-    """The check that fires."""
+def check_of(death: Death, engine: str = "") -> str:
+    """The check that fires: a process that only compiles dies of the code generator, or takes too long for it."""
+    check = _check_of(death)
+    return _OF_COMPILER.get(check, check) if engine == COMPILER else check
+
+
+_OF_COMPILER = {"crash": "codegen", "hang": "compile_time"}
+
+
+def _check_of(death: Death) -> str:
     if death.overtime is not None:
         return "hang"
     if death.garbled:
@@ -55,11 +64,11 @@ def check_of(death: Death) -> str:
 
 def finding_of(death: Death, *, op: str, kernel: str, spec: EngineSpec, case: Any) -> Finding:
     """The Finding of a Case whose process died so."""
-    check = check_of(death)
-    crashed = check == "crash"
+    check = check_of(death, spec.name)
+    crashed = check_of(death) == "crash"
     return Finding(
         check=check,
-        message=described(death),
+        message=described(death) if spec.name != COMPILER else f"{described(death)} ({_release()})",
         # Where a clock or a scale stopped it is a matter of chance.
         line=blame.author_line(frames(death.lines)) if crashed else None,
         op=op,
@@ -70,6 +79,11 @@ def finding_of(death: Death, *, op: str, kernel: str, spec: EngineSpec, case: An
         subject=_subject(death) if crashed else "",
         tail=_words(death.lines),
     )
+
+
+def _release() -> str:
+    """Whose compiler it was: triton is loaded by now, and its version part of every verdict on a target."""
+    return f"Triton {getattr(sys.modules.get('triton'), '__version__', 'of unknown version')}"
 
 
 def is_ours(death: Death) -> bool:

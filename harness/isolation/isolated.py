@@ -136,7 +136,7 @@ class Isolated:
             return _infrastructure(again)
         finding = request.finding(again)
         self._known.add((request.ref, finding.signature()))
-        if finding.check == "hang":
+        if again.overtime is not None:
             self._hangs.add(request.ref)
         return Found(finding=finding)
 

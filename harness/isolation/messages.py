@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Any
 
-from tridiff.harness.api import Clean, Finding, Found, Infrastructure, Outcome, Skipped, Unsupported, from_json, to_json
+from tridiff.harness.api import Clean, Compiled, Finding, Found, Infrastructure, Outcome, Skipped, Unsupported, from_json, to_json
 from tridiff.harness.engines.spec import EngineSpec
 from tridiff.harness.registry import Registry
 from tridiff.harness.runner.examine import KernelRef
@@ -37,17 +38,29 @@ def encoded(outcome: Outcome) -> dict[str, Any]:
             for field in dataclasses.fields(outcome.finding)
             if field.name != "case"
         }
-        return {"finding": finding, "specialisations": outcome.specialisations}
+        compiled = [dataclasses.asdict(entry) for entry in outcome.compiled]
+        return {"finding": finding, "specialisations": outcome.specialisations, "compiled": compiled}
     return {"outcome": type(outcome).__name__, **dataclasses.asdict(outcome)}
 
 
 def decoded(answer: dict[str, Any], case: Any) -> Outcome:
     """The outcome that `encoded` was given, for `case`. Raises KeyError or TypeError where `answer` is nothing of ours."""
     if "finding" in answer:
-        return Found(finding=Finding(**_frozen(answer["finding"]), case=case), specialisations=tuple(answer["specialisations"]))
+        finding = Finding(**_frozen(answer["finding"]), case=case)
+        return Found(
+            finding=finding, specialisations=tuple(answer["specialisations"]), compiled=_compiled(answer.get("compiled", ()))
+        )
     fields = dict(answer)
+    if "compiled" in fields:
+        fields["compiled"] = _compiled(fields["compiled"])
     outcome: Outcome = _KINDS[fields.pop("outcome")](**_frozen(fields))
     return outcome
+
+
+def _compiled(entries: Iterable[dict[str, Any]]) -> tuple[Compiled, ...]:
+    return tuple(
+        Compiled(**{**entry, "registers": tuple((name, count) for name, count in entry["registers"])}) for entry in entries
+    )
 
 
 def _frozen(fields: dict[str, Any]) -> dict[str, Any]:

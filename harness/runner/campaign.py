@@ -42,6 +42,7 @@ TIME_LIMIT, INTERRUPTED = "time limit", "interrupted"
 """Why a Finding is not fully shrunk; there are two more reasons."""
 DEADLY_SHARE = 3
 """A Finding that costs a process each time it is made smaller has this many times as long, and fewer Cases are tried."""
+_COSTLY = DEADLY | {"hang", "codegen", "compile_time"}
 
 
 class BudgetSpent(BaseException):
@@ -283,7 +284,7 @@ class _Hunt:
         self._target = finding.signature()
         self._first = self._best = finding
         self._at = self._campaign.examples
-        self._deadly = finding.check in DEADLY | {"hang"} and self._campaign.examiner is not None
+        self._deadly = finding.check in _COSTLY and self._campaign.examiner is not None
         if self._deadly:
             self._most_by_choices = 0
             self._shrink_seconds *= DEADLY_SHARE

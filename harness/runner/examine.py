@@ -37,10 +37,12 @@ from tridiff.harness.declarations import check_inputs, check_judged
 from tridiff.harness.engines.cpu.engine import CpuEngine
 from tridiff.harness.engines.cpu.errors import KernelError, UnsupportedOperation
 from tridiff.harness.engines.cpu.ttir import FrontEndDrift
-from tridiff.harness.engines.spec import EngineSpec
+from tridiff.harness.engines.spec import COMPILER, EngineSpec
 from tridiff.harness.faults import load
 from tridiff.harness.plugins import loaded
 from tridiff.harness.registry import Registry
+from tridiff.harness.runner.compiling import Compilation
+from tridiff.harness.runner.refusal import is_refusal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,15 +68,25 @@ def examine(ref: KernelRef, spec: EngineSpec, case: Any, registry: Registry | No
     fault = None if ref.fault is None else known.fault(ref.kernel, ref.fault)
     with blame.declared(known.source_of("fault", ref.kernel, ref.fault or ""), f"fault {ref.fault}"):
         module = load(kernel, fault, spec.target)
-    examination = _Examination(known, kernel, module, spec, case)
+    examination = (Compilation if spec.name == COMPILER else _Examination)(known, kernel, module, spec, case)
     try:
         return examination.outcome()
+    except _Refusal as refusal:
+        return Unsupported(reason=str(refusal), line=refusal.line)
     except StagingError as error:
         return Skipped(reason=str(error))
     except MemoryError as error:
         return Skipped(reason=f"not enough memory: {error}")
     except UnsupportedOperation as error:
         return Unsupported(reason=error.what, line=error.line)
+
+
+class _Refusal(Exception):
+    """The launcher refuses the Case. `line`: where, FILE:LINE."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__(str(error) or blame.summary(error))
+        self.line = blame.line(error)
 
 
 class _Examination:
@@ -145,6 +157,8 @@ class _Examination:
             # One of the launcher's own kinds is its defect as any other: in a worker it would end the process without a line.
             if isinstance(error, (KeyboardInterrupt, GeneratorExit)) or blame.is_ours(error):
                 raise
+            if is_refusal(error, self._kernel, self._module):
+                raise _Refusal(error) from error
             message = blame.summary(error)
             return Failure(check="launch", message=message, line=blame.line(error), subject=message)
         return None

@@ -143,6 +143,11 @@ def test_precedence() -> None:
         "nan",
         "mismatch",
         "poison",
+        "compile",
+        "codegen",
+        "resources",
+        "fp8_semantics",
+        "compile_time",
     ]
 
 

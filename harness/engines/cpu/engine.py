@@ -12,7 +12,7 @@ import torch
 from triton.compiler.errors import CompileTimeAssertionFailure
 
 from tridiff.harness.api import RAW, Allocation, Arena, Zone, pattern
-from tridiff.harness.capture import Choose, Launch, NotCompiled, Specialisation, capturing, first
+from tridiff.harness.capture import Choose, Launch, NotCompiled, capturing, first
 from tridiff.harness.engines.cpu import formats
 from tridiff.harness.engines.cpu.control import run_function
 from tridiff.harness.engines.cpu.errors import KernelError, UnsupportedOperation
@@ -91,10 +91,10 @@ class _Stage:
             bits = pattern(tensor.dtype, self._arena.poison, Zone.SCRATCH)
             tensor.view(RAW[tensor.element_size()]).fill_(bits)
 
-    def prepare(self, specialisation: Specialisation) -> None:
+    def prepare(self, launch: Launch) -> None:
         """Compile; a `tl.static_assert` that fails is raised as Triton raises it, so that its autotuner sees it."""
         try:
-            compiled(specialisation)
+            compiled(launch.specialisation)
         except KernelError as error:
             raise error.__cause__ if isinstance(error.__cause__, CompileTimeAssertionFailure) else error from None
 

@@ -1,0 +1,166 @@
+"""Triton's own compiler for one specialisation: up to the allocation of memory (fast), or to the object file (full).
+
+Fast: the TTIR that the executor runs too, then the installed release's own `make_ttgir` and `make_llir`, of which the latter is
+cut off where it begins to convert to LLVM: what comes before are the passes that allocate shared memory and tensor memory.
+So no list of passes of ours can drift; that the cut is where we think it is, `selftest` sees to.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import triton
+from triton._C.libtriton import amd, ir, nvidia
+from triton.compiler import ASTSource
+
+from tridiff.harness.api import Failure
+from tridiff.harness.capture import Specialisation, backend_for
+from tridiff.harness.engines.cpu.errors import KernelError
+from tridiff.harness.engines.cpu.ttir import generic_text
+
+RELEASE = f"Triton {triton.__version__}"
+"""Named in every verdict: the same kernel fits in one release and not in the next."""
+_LOWERING = {"hip": amd.passes.ttgpuir, "cuda": nvidia.passes.ttgpuir}
+"""By back end: what holds `add_to_llvmir`, the pass that begins the conversion to LLVM (3.6 to 3.9)."""
+_OWN_MARK = re.compile(r"\{tridiff(?:, )?(.*\} : \(\) -> \(\))")
+_DIAGNOSTIC = re.compile(r"error: (.+)")
+_NO_REASON = "the pass manager says no more"
+
+
+class Refused(Exception):
+    """Triton refuses a specialisation; `failure` says why, as a check of the compiler."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+
+
+class PipelineDrift(RuntimeError):
+    """The installed Triton's compiler is not laid out as we think."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figures:
+    """What a program needs: bytes of shared memory, threads, and columns of tensor memory."""
+
+    shared: int
+    threads: int
+    tensor_memory: int = 0
+
+
+class _Cut(BaseException):
+    """Ends `make_llir` where the conversion to LLVM begins."""
+
+
+def allocated(specialisation: Specialisation) -> tuple[Any, Figures]:
+    """Triton's module after the allocation of memory, and what it needs. Raises `Refused`."""
+    try:
+        text = generic_text(specialisation)
+    except KernelError as error:
+        raise Refused(Failure(check="compile", message=error.message, line=error.line, subject=error.subject)) from error
+    try:
+        module = _lowered(specialisation, text)
+    except RuntimeError as error:
+        with _messages() as said, contextlib.suppress(RuntimeError):
+            _lowered(specialisation, text)
+        reason = _explanation(said(), str(error))
+        message = f"Triton's passes refuse {specialisation.function.__name__}: {reason}"
+        raise Refused(Failure(check="compile", message=message, subject=reason)) from error
+    return module, _figures(module, specialisation)
+
+
+def _lowered(specialisation: Specialisation, text: str) -> Any:
+    backend, options = backend_for(specialisation.target), specialisation.options
+    context = ir.context()
+    ir.load_dialects(context)
+    backend.load_dialects(context)
+    stages: dict[str, Any] = {}
+    backend.add_stages(stages, options, ASTSource(specialisation.function, specialisation.signature).language)
+    metadata = dict(vars(options))
+    module = stages["ttgir"](_parsed(text, context), metadata)
+    manager: list[Any] = []
+
+    def cut(passes: Any, *_: Any) -> None:
+        manager.append(passes)
+        raise _Cut
+
+    with _replaced(_LOWERING[specialisation.target.backend], "add_to_llvmir", cut):
+        try:
+            stages["llir"](module, metadata)
+        except _Cut:
+            manager[0].run(module, "allocate")
+        else:
+            raise PipelineDrift(f"{RELEASE} converts to LLVM by other passes than tridiff knows: no verdict on targets")
+    return module
+
+
+def _parsed(text: str, context: Any) -> Any:
+    """The module of a text that `generic_text` returned, without the mark that made Triton print it in the generic form."""
+    start = text.rindex("\n})")
+    module = text[:start] + _OWN_MARK.sub(lambda match: f"{{{match[1]}", text[start:], count=1)
+    with tempfile.NamedTemporaryFile("w", suffix=".ttir", encoding="utf-8") as file:  # Triton parses files alone
+        file.write(module)
+        file.flush()
+        parsed = ir.parse_mlir_module(file.name, context)
+    parsed.context = context  # as Triton does: the module must not outlive it
+    return parsed
+
+
+@contextmanager
+def _replaced(owner: Any, name: str, value: Callable[..., Any]) -> Iterator[None]:
+    if not hasattr(owner, name):
+        raise PipelineDrift(f"{RELEASE} has no {name} among its passes: no verdict on targets")
+    before = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, before)
+
+
+def _figures(module: Any, specialisation: Specialisation) -> Figures:
+    shared = module.get_int_attr("ttg.shared")
+    if shared is None:
+        raise PipelineDrift(f"{RELEASE} does not say how much shared memory it allocates: no verdict on targets")
+    # Specialised warps add to those that were asked for.
+    warps = module.get_int_attr("ttg.total-num-warps") or specialisation.options.num_warps
+    return Figures(
+        shared=shared,
+        threads=warps * specialisation.target.warp_size,
+        tensor_memory=module.get_int_attr("ttg.tensor_memory_size") or 0,
+    )
+
+
+def generic(module: Any) -> str:
+    """`module` in MLIR's generic form."""
+    module.set_attr("tridiff", ir.builder(module.context).get_unit_attr())
+    text: str = module.str()
+    return text
+
+
+@contextmanager
+def _messages() -> Iterator[Callable[[], str]]:
+    """Catch what MLIR writes to standard error, where its diagnostics go; an abort here would lose them."""
+    sys.stderr.flush()
+    with tempfile.TemporaryFile() as file:
+        kept = os.dup(2)
+        os.dup2(file.fileno(), 2)
+        try:
+            yield lambda: Path(f"/proc/self/fd/{file.fileno()}").read_text(encoding="utf-8", errors="replace")
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+
+
+def _explanation(said: str, otherwise: str) -> str:
+    match = _DIAGNOSTIC.search(said)
+    return match[1] if match else f"{otherwise}: {_NO_REASON}"
