@@ -8,7 +8,7 @@ of that happens, and the stub driver that stands in for the GPU's.
 from __future__ import annotations
 
 from tridiff.harness.capture.autotune import Choose, Pick, Tuning, first, forced, seeded
-from tridiff.harness.capture.capturing import NotCompiled, backend_for, capturing, is_interpreting, targeting
+from tridiff.harness.capture.capturing import NotCompiled, backend_for, capturing, is_interpreting, targeting, times_asked
 from tridiff.harness.capture.launches import Argument, Launch, Specialisation
 
 __all__ = [
@@ -26,4 +26,5 @@ __all__ = [
     "is_interpreting",
     "seeded",
     "targeting",
+    "times_asked",
 ]

@@ -32,8 +32,10 @@ class _StubDriver:
 
     def __init__(self, target: GPUTarget) -> None:
         self._target = target
+        self.asked = 0
 
     def get_current_target(self) -> GPUTarget:
+        self.asked += 1
         return self._target
 
     def get_current_device(self) -> str:
@@ -198,6 +200,12 @@ def targeting(target: str) -> Iterator[None]:
         yield
     finally:
         driver._active = previous
+
+
+def times_asked() -> int | None:
+    """How often the stub driver was asked which target is there; None where another driver is active."""
+    active = driver._active
+    return active.asked if isinstance(active, _StubDriver) else None
 
 
 _EMPTY = {

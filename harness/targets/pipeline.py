@@ -19,19 +19,18 @@ from pathlib import Path
 from typing import Any
 
 import triton
-from triton._C.libtriton import amd, ir, nvidia
+from triton._C.libtriton import amd, nvidia
 from triton.compiler import ASTSource
 
 from tridiff.harness.api import Failure
 from tridiff.harness.capture import Specialisation, backend_for
 from tridiff.harness.engines.cpu.errors import KernelError
-from tridiff.harness.engines.cpu.ttir import generic_text
+from tridiff.harness.engines.cpu.ttir import generic_text, loaded_context, parsed_module
 
 RELEASE = f"Triton {triton.__version__}"
 """Named in every verdict: the same kernel fits in one release and not in the next."""
 _LOWERING = {"hip": amd.passes.ttgpuir, "cuda": nvidia.passes.ttgpuir}
 """By back end: what holds `add_to_llvmir`, the pass that begins the conversion to LLVM (3.6 to 3.9)."""
-_OWN_MARK = re.compile(r"\{tridiff(?:, )?(.*\} : \(\) -> \(\))")
 _DIAGNOSTIC = re.compile(r"error: (.+)")
 _NO_REASON = "the pass manager says no more"
 
@@ -64,7 +63,7 @@ class _Cut(BaseException):
 def allocated(specialisation: Specialisation) -> tuple[Any, Figures]:
     """Triton's module after the allocation of memory, and what it needs. Raises `Refused`."""
     try:
-        text = generic_text(specialisation)
+        text = generic_text(specialisation, shared=True)
     except KernelError as error:
         raise Refused(Failure(check="compile", message=error.message, line=error.line, subject=error.subject)) from error
     try:
@@ -80,13 +79,10 @@ def allocated(specialisation: Specialisation) -> tuple[Any, Figures]:
 
 def _lowered(specialisation: Specialisation, text: str) -> Any:
     backend, options = backend_for(specialisation.target), specialisation.options
-    context = ir.context()
-    ir.load_dialects(context)
-    backend.load_dialects(context)
     stages: dict[str, Any] = {}
     backend.add_stages(stages, options, ASTSource(specialisation.function, specialisation.signature).language)
     metadata = dict(vars(options))
-    module = stages["ttgir"](_parsed(text, context), metadata)
+    module = stages["ttgir"](parsed_module(text, loaded_context(backend)), metadata)
     manager: list[Any] = []
 
     def cut(passes: Any, *_: Any) -> None:
@@ -101,18 +97,6 @@ def _lowered(specialisation: Specialisation, text: str) -> Any:
         else:
             raise PipelineDrift(f"{RELEASE} converts to LLVM by other passes than tridiff knows: no verdict on targets")
     return module
-
-
-def _parsed(text: str, context: Any) -> Any:
-    """The module of a text that `generic_text` returned, without the mark that made Triton print it in the generic form."""
-    start = text.rindex("\n})")
-    module = text[:start] + _OWN_MARK.sub(lambda match: f"{{{match[1]}", text[start:], count=1)
-    with tempfile.NamedTemporaryFile("w", suffix=".ttir", encoding="utf-8") as file:  # Triton parses files alone
-        file.write(module)
-        file.flush()
-        parsed = ir.parse_mlir_module(file.name, context)
-    parsed.context = context  # as Triton does: the module must not outlive it
-    return parsed
 
 
 @contextmanager
@@ -138,13 +122,6 @@ def _figures(module: Any, specialisation: Specialisation) -> Figures:
         threads=warps * specialisation.target.warp_size,
         tensor_memory=module.get_int_attr("ttg.tensor_memory_size") or 0,
     )
-
-
-def generic(module: Any) -> str:
-    """`module` in MLIR's generic form."""
-    module.set_attr("tridiff", ir.builder(module.context).get_unit_attr())
-    text: str = module.str()
-    return text
 
 
 @contextmanager

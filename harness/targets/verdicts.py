@@ -14,6 +14,7 @@ from typing import Any
 from tridiff.harness.api import Failure
 from tridiff.harness.capture import Specialisation
 from tridiff.harness.engines.cpu import cache, fingerprint
+from tridiff.harness.engines.cpu.ttir import printed
 from tridiff.harness.targets import allocations, machine_code, pipeline
 from tridiff.harness.targets.parts import Part
 from tridiff.harness.targets.pipeline import RELEASE, Figures, Refused
@@ -68,7 +69,7 @@ def _excesses(specialisation: Specialisation, figures: Figures, part: Part) -> I
     """What the part does not have, in the order in which Triton complains at the launch."""
     name = specialisation.function.__name__
     if figures.shared > part.shared_bytes:
-        share = allocations.largest(pipeline.generic(pipeline.allocated(specialisation)[0]))
+        share = allocations.largest(printed(pipeline.allocated(specialisation)[0]))
         message = (
             f"{name} needs {figures.shared} bytes of shared memory (LDS), {part.name} has {part.shared_bytes} ({RELEASE})"
             + (f"; most of it is {share}" if share else "")

@@ -41,20 +41,40 @@ class Unkeyable(TypeError):
 
 def key_of(specialisation: Specialisation) -> str:
     """A digest of all that the IR text of `specialisation` depends on, apart from `build`. Raises `Unkeyable`."""
+    parts = [*_parts(specialisation), _value(specialisation.target.__dict__), _value(vars(specialisation.options))]
+    return digest("\n".join(parts))
+
+
+def key_of_front(specialisation: Specialisation, functions: Mapping[str, Any]) -> str:
+    """Likewise of what the front end makes of it, but for the target and the options. Raises `Unkeyable`.
+
+    `functions`: those of the back end that the front end may call. One with variables of its own may know the target.
+    """
+    for name, function in functions.items():
+        closed = getattr(function, "__closure__", None) is not None
+        if closed and getattr(inspect.getmodule(function), getattr(function, "__name__", ""), None) is not function:
+            raise Unkeyable(f"the back end's function {name}, which may know the target")
+    named = [f"{name}={function.__module__}.{function.__qualname__}" for name, function in functions.items()]
+    return digest("\n".join([*_parts(specialisation), "front end", specialisation.target.backend, *named]))
+
+
+def value_of(value: Any) -> str:
+    """A text that tells an option from any other. Raises `Unkeyable`."""
+    return _value(value)
+
+
+def _parts(specialisation: Specialisation) -> list[str]:
     function = specialisation.function
     if knobs.runtime.add_stages_inspection_hook is not None:
         raise Unkeyable("a hook that changes Triton's passes")
-    parts = [
+    return [
         _functions(function),
-        _value(specialisation.target.__dict__),
         _value(specialisation.signature),
         _value(specialisation.constants),
         _value(specialisation.attributes),
-        _value(vars(specialisation.options)),
         _value(_symbol(function, specialisation)),
         _value(_knobs()),
     ]
-    return digest("\n".join(parts))
 
 
 def digest(text: str | bytes) -> str:

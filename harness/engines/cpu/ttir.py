@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import tempfile
 from pathlib import PurePath
 from typing import Any
 
@@ -12,6 +14,7 @@ from triton.compiler import ASTSource, CompilationError
 from tridiff.harness.capture import Specialisation, backend_for
 from tridiff.harness.engines.cpu import (
     control,
+    front,
     ops_arith,
     ops_atomic,
     ops_convert,
@@ -43,6 +46,7 @@ BUILDERS = {
     **ops_math.BUILDERS,
     **control.BUILDERS,
 }
+_MARK = re.compile(r"\{tridiff(?:, )?(.*\} : \(\) -> \(\))")
 SUPPORTED = "3.6 to 3.9"
 """The versions of Triton that the tests run with."""
 
@@ -74,39 +78,69 @@ def _function(text: str, target: Target | None = None) -> Function:
         raise FrontEndDrift(message) from error
 
 
-def generic_text(specialisation: Specialisation) -> str:
+def generic_text(specialisation: Specialisation, *, shared: bool = False) -> str:
     """TTIR in MLIR's generic form, after Triton's own TTIR passes for the target; from the cache on disk, if it is there.
 
-    A kernel that Triton refuses is not remembered: it is asked again each time.
+    A kernel that Triton refuses is not remembered: it is asked again each time. `shared`: what the front end makes is looked
+    for among that of other targets, and kept for them; it takes a third longer where none of it is there.
     """
-    return cached(lambda: key_of(specialisation), lambda: built_text(specialisation))
+    return cached(lambda: key_of(specialisation), lambda: built_text(specialisation, shared=shared))
 
 
-def built_text(specialisation: Specialisation) -> str:
+def built_text(specialisation: Specialisation, *, shared: bool = False) -> str:
     """`generic_text`, made by Triton's front end."""
     backend = backend_for(specialisation.target)
-    options = specialisation.options
     source = ASTSource(specialisation.function, specialisation.signature, specialisation.constants, specialisation.attributes)
-    context = ir.context()
-    ir.load_dialects(context)
-    backend.load_dialects(context)
-    module = _front_end(source, specialisation, backend, context)
+    context = loaded_context(backend)
+
+    def front_end(options: Any) -> Any:
+        return _front_end(source, specialisation, backend, context, options)
+
+    if shared:
+        module = parsed_module(front.text(specialisation, backend, lambda options: printed(front_end(options))), context)
+    else:
+        module = front_end(specialisation.options)
     stages: dict[str, Any] = {}
-    backend.add_stages(stages, options, source.language)
+    backend.add_stages(stages, specialisation.options, source.language)
     try:
         module = stages["ttir"](module, {})
     except RuntimeError as error:
         message = f"Triton's TTIR passes failed: {_first_line(error)}"
         raise KernelError("launch", message, subject=message) from error
+    return printed(module)
+
+
+def loaded_context(backend: Any) -> Any:
+    """MLIR's context with Triton's dialects and the back end's."""
+    context = ir.context()
+    ir.load_dialects(context)
+    backend.load_dialects(context)
+    return context
+
+
+def printed(module: Any) -> str:
+    """A module of Triton's in MLIR's generic form."""
     # An attribute outside any dialect fails verification, on which the printer falls back to the generic form.
-    module.set_attr("tridiff", ir.builder(context).get_unit_attr())
+    module.set_attr("tridiff", ir.builder(module.context).get_unit_attr())
     text: str = module.str()
     return text
 
 
-def _front_end(source: Any, specialisation: Specialisation, backend: Any, context: Any) -> Any:
-    options = specialisation.options
-    functions, modules = backend.get_codegen_implementation(options), backend.get_module_map()
+def parsed_module(text: str, context: Any) -> Any:
+    """The module of a text that `printed` returned, without the attribute."""
+    start = text.rindex("\n})")
+    plain = text[:start] + _MARK.sub(lambda match: f"{{{match[1]}", text[start:], count=1)
+    with tempfile.NamedTemporaryFile("w", suffix=".ttir", encoding="utf-8") as file:  # Triton parses files alone
+        file.write(plain)
+        file.flush()
+        module = ir.parse_mlir_module(file.name, context)
+    module.context = context  # as Triton does: the module must not outlive it
+    return module
+
+
+def _front_end(source: Any, specialisation: Specialisation, backend: Any, context: Any, options: Any) -> Any:
+    """Triton's front end. `options`: the specialisation's, or what stands for them."""
+    functions, modules = backend.get_codegen_implementation(specialisation.options), backend.get_module_map()
     try:
         return source.make_ir(specialisation.target, options, functions, modules, context)
     except CompilationError as error:
