@@ -30,6 +30,7 @@ from tridiff.harness.options import (
     MemoryOption,
     ModelOption,
     NoIsolationOption,
+    NoVerdictsOption,
     OpOption,
     OutOption,
     PluginOption,
@@ -39,6 +40,7 @@ from tridiff.harness.options import (
     SeedOption,
     ShardOption,
     TargetOption,
+    TargetsOption,
     TimeoutOption,
 )
 from tridiff.harness.report.verdict import Exit, Verdict
@@ -72,7 +74,7 @@ def fuzz(
     op: OpOption = None,
     kernel: KernelOption = None,
     engine: EngineOption = None,
-    target: TargetOption = None,
+    target: TargetsOption = None,
     profile: ProfileOption = None,
     max_examples: ExamplesOption = None,
     seconds: SecondsOption = None,
@@ -86,6 +88,7 @@ def fuzz(
     timeout: TimeoutOption = None,
     memory_limit: MemoryOption = None,
     no_isolation: NoIsolationOption = False,
+    no_verdicts: NoVerdictsOption = False,
     as_json: JsonOption = False,
     junit: JunitOption = None,
     markdown: MarkdownOption = None,
@@ -93,11 +96,19 @@ def fuzz(
     """Draw hostile but legal cases, run each kernel beside its reference, report every way it goes wrong."""
     given = settings.read(config_file)
     plan = given.plan(
-        profile=profile, target=target, examples=max_examples, seconds=seconds, seed=seed, out=out, cases=case_lists or ()
+        profile=profile,
+        target=target[0] if target else None,
+        examples=max_examples,
+        seconds=seconds,
+        seed=seed,
+        out=out,
+        cases=case_lists or (),
     )
+    verdicts = starting.verdict_targets(plan.target, target or (), given, off=no_verdicts or no_isolation)
     part = starting.shard(shard)
     plugins = starting.plugins(given, plugin)
     worker = starting.worker(plugins, plan.target, off=no_isolation)  # it loads torch while we do
+    compilers = starting.compilers(plugins, verdicts, plan.target)
     registry = starting.registry(plugins, plan.target)
     from tridiff.harness import repro
     from tridiff.harness.isolation.journal import Journal
@@ -116,7 +127,7 @@ def fuzz(
     budget = Budget(examples=starting.examples(part, plan.profile.examples, len(kernels)), seconds=plan.profile.seconds)
     if part.count > 1 and not as_json:
         _say(f"shard {part} of the run with seed {plan.seed}")
-    isolation = starting.examining(worker, given, timeout, memory_limit, off=no_isolation)
+    isolation = starting.judging(worker, compilers, verdicts, given, timeout, memory_limit, off=no_isolation)
     with (
         eventfile.fresh(starting.short(plan.out) / eventfile.NAME) as events,
         contextlib.closing(Journal(starting.short(plan.out))) as journal,
@@ -124,7 +135,7 @@ def fuzz(
     ):
         report = FuzzReport(outputs, _stderr(), folder, events, shard=str(part) if part.count > 1 else None)
         session = Session(kernels, spec, part.seed(plan.seed), budget, report.listen, registry, tuple(model or ()))
-        session.examiner = examiner
+        session.examiner, session.verdicts = examiner, verdicts
         recall(plan, session, (part,), _warn, starting.short)
         journal.accompany(session)
         return _concluded(report.run(session))

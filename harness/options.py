@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from tridiff.harness.engines.spec import DEFAULT_TARGET
+from tridiff.harness.engines.spec import DEFAULT_TARGET, DEFAULT_TARGETS
 from tridiff.harness.settings import PROFILES
 
 
@@ -24,6 +24,17 @@ KernelOption = Annotated[list[str] | None, typer.Option("--kernel", metavar="NAM
 EngineOption = Annotated[str | None, typer.Option("--engine", metavar="NAME", help="How kernels are executed [default: cpu].")]
 TargetOption = Annotated[
     str | None, typer.Option("--target", metavar="ARCH", help=f"GPU architecture to compile for [default: {DEFAULT_TARGET}].")
+]
+TargetsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--target",
+        metavar="ARCH",
+        help=f"GPU architecture to compile for; repeatable, the first is executed [default: {', '.join(DEFAULT_TARGETS)}].",
+    ),
+]
+NoVerdictsOption = Annotated[
+    bool, typer.Option("--no-verdicts", help="Do not compile for the targets; --no-isolation implies it.")
 ]
 SeedOption = Annotated[int, typer.Option("--seed", metavar="N", help="The same seed gives the same cases and verdicts.")]
 RunSeedOption = Annotated[

@@ -7,12 +7,21 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tridiff.harness import config
-from tridiff.harness.engines.spec import DEFAULT_TARGET, EngineSpec, UsageError, best_engine, check_engine, check_target
+from tridiff.harness.engines.spec import (
+    DEFAULT_TARGET,
+    DEFAULT_TARGETS,
+    EngineSpec,
+    UsageError,
+    backend_of,
+    best_engine,
+    check_engine,
+    check_target,
+)
 
 if TYPE_CHECKING:
     from tridiff.harness.isolation.process import Worker
@@ -67,6 +76,56 @@ def examining(
 
     with contextlib.closing(Isolated(limits(given, timeout, memory_limit), worker)) as examiner:
         yield examiner
+
+
+def verdict_targets(executed: str, named: Sequence[str], given: Settings, *, off: bool) -> tuple[str, ...]:
+    """The targets for which a fuzz run compiles: those named, or else the one of the settings, or else `DEFAULT_TARGETS`.
+
+    Raises `UsageError` for targets of two platforms: a Case is drawn for one.
+    """
+    platform = backend_of(check_target(executed))[0]
+    for name in named:
+        if backend_of(check_target(name))[0] != platform:
+            raise UsageError(
+                f"--target {name}: its cases are not those of {executed}; fuzz them in a run of their own, or try both with "
+                "tridiff targets"
+            )
+    if off:
+        return ()
+    return tuple(dict.fromkeys(named)) or (DEFAULT_TARGETS if given.target is None else (executed,))
+
+
+def compilers(named: list[str], verdicts: Sequence[str], executed: str) -> dict[str, Worker]:
+    """Workers for `verdicts` on other targets than the one that is executed, whose own worker compiles for it as well."""
+    from tridiff.harness.isolation.process import Setting, Worker
+
+    return {target: Worker(Setting(tuple(named), target)) for target in verdicts if target != executed}
+
+
+@contextlib.contextmanager
+def judging(
+    worker: Worker | None,
+    compilers: Mapping[str, Worker],
+    verdicts: Sequence[str],
+    given: Settings,
+    timeout: float | None,
+    memory_limit: float | None,
+    *,
+    off: bool,
+) -> Iterator[Examiner | None]:
+    """`examining`; and what is clean is compiled for `verdicts`, in `compilers` or where it ran."""
+    with contextlib.ExitStack() as stack:
+        engine = stack.enter_context(examining(worker, given, timeout, memory_limit, off=off))
+        if engine is None or not verdicts:
+            yield engine
+            return
+        others = {
+            target: stack.enter_context(examining(started, given, timeout, memory_limit, off=False))
+            for target, started in compilers.items()
+        }
+        from tridiff.harness.runner.judging import Judging
+
+        yield Judging(engine, {target: others.get(target) or engine for target in verdicts})
 
 
 def spec(engine: str | None, target: str, given: Settings, timeout: float | None) -> EngineSpec:

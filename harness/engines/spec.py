@@ -12,6 +12,8 @@ ENGINES = ("cpu",)
 COMPILER = "compiler"
 """The engine that compiles what a launcher starts, and runs nothing: `tridiff targets`."""
 DEFAULT_TARGET = "gfx942"
+DEFAULT_TARGETS = (DEFAULT_TARGET, "gfx950")
+"""For which a fuzz run compiles, if nobody says; it executes for the first."""
 TARGETS = (
     "gfx90a",
     "gfx942",

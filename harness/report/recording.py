@@ -126,6 +126,7 @@ def _run(session: Session) -> dict[str, Any]:
         "seed": session.seed,
         "engine": session.spec.name,
         "target": session.spec.target,
+        "verdicts": list(session.verdicts),
         "models": list(session.models),
         "budget": dataclasses.asdict(session.budget),
     }

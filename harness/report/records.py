@@ -33,6 +33,7 @@ FORMS: dict[str, dict[str, Types]] = {
         "seed": _COUNT,
         "engine": _TEXT,
         "target": _TEXT,
+        "verdicts": _LIST,
         "kernels": _LIST,
         "models": _LIST,
         "plugins": _LIST,

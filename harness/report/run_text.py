@@ -20,7 +20,9 @@ def headline(runs: Sequence[Summary]) -> str:
     """What is fuzzed, and how."""
     names = ", ".join(kernels_of(runs))
     engines, targets, seeds = (_list(run.run[name] for run in runs) for name in ("engine", "target", "seed"))
-    where = f"fuzzing {names} on engine {engines}, target {targets}, seed {seeds}"
+    compiled = _list(target for run in runs for target in run.run["verdicts"])
+    verdicts = f", compiling for {compiled}" if compiled else ""
+    where = f"fuzzing {names} on engine {engines}, target {targets}{verdicts}, seed {seeds}"
     if len(runs) > 1:
         return f"{len(runs)} runs: {where}"
     return where + (f", shard {runs[0].run['shard']}" if runs[0].run["shard"] else "")

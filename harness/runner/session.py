@@ -23,7 +23,7 @@ class Session:
 
     `models`: names of real models; where there are any, only presets of theirs are drawn.
     `first`: the Cases of a kernel to examine before any is drawn. `examiner`: runs all Cases; None: this process does.
-    `begin`: called before a Case runs.
+    `begin`: called before a Case runs. `verdicts`: the targets for which `examiner` compiles as well.
     `tallies`: counts by kernel name. `findings`: the smallest Finding of each signature, in the order found.
     `interrupted`: whether Ctrl-C ended it early.
     """
@@ -38,6 +38,7 @@ class Session:
     first: Callable[[Kernel], Sequence[Any]] = lambda _kernel: ()
     examiner: Examiner | None = None
     begin: Callable[[KernelRef, EngineSpec, Any], None] = lambda _ref, _spec, _case: None
+    verdicts: tuple[str, ...] = ()
     tallies: dict[str, Tally] = field(default_factory=dict)
     findings: dict[str, Finding] = field(default_factory=dict)
     interrupted: bool = False

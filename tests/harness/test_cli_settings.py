@@ -133,8 +133,8 @@ def test_limits(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(isolated, "Isolated", made)
     monkeypatch.setattr(Session, "run", lambda _session: None)
 
-    invoke("fuzz", isolation=True)
-    invoke("fuzz", "--timeout", 9, "--memory-limit", 2, isolation=True)
+    invoke("fuzz", "--no-verdicts", isolation=True)
+    invoke("fuzz", "--no-verdicts", "--timeout", 9, "--memory-limit", 2, isolation=True)
 
     assert [(given.seconds, given.most_bytes) for given in limits] == [(7, 2**29), (9, 2**31)]
 

@@ -22,6 +22,7 @@ def run(*kernels: str, **changed: Any) -> dict[str, Any]:
         "seed": 0,
         "engine": "cpu",
         "target": "gfx942",
+        "verdicts": [],
         "kernels": [{"op": "scale", "kernel": kernel, "plugins": []} for kernel in kernels or ("scale",)],
         "models": [],
         "plugins": [],
