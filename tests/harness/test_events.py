@@ -358,7 +358,6 @@ def found(signature: str = SECOND, **changed: Any) -> dict[str, Any]:
         "kernel": "scale",
         "engine": "cpu",
         "target": "gfx942",
-        "verdicts": [],
         "check": "mismatch",
         "message": "",
         "case": {},
