@@ -23,8 +23,8 @@ from tridiff.harness.targets.selftest_kernel import attend
 
 TARGETS = {"hip": "gfx942", "cuda": "sm_90"}
 """The part for which the kernel is compiled, by back end."""
-BLOCK, HEADS, KEYS = 64, 64, 256
-"""Rows of a tile, its columns, and rows in all."""
+QUERIES, KEYS, COLUMNS = 16, 64, 128
+"""Of the kernel's tiles."""
 
 
 class TargetsDrift(PipelineDrift, UsageError):
@@ -61,10 +61,11 @@ def check(backend: str) -> None:
 
 def specialised(target: str) -> Specialisation:
     """The kernel as it would be launched on `target`."""
-    tiles = [torch.zeros(KEYS, HEADS, dtype=torch.bfloat16) for _ in range(4)]
+    tensors = [torch.zeros(4 * KEYS, COLUMNS, dtype=torch.bfloat16) for _ in range(4)]
+    tiles = {"block_q": QUERIES, "block_n": KEYS, "block_d": COLUMNS}
     launches: list[Launch] = []
     with capturing(target, launches.append, lambda _tensor: None):
-        attend[(1,)](*tiles, KEYS, block=BLOCK, width=HEADS, num_warps=4, num_stages=2)
+        attend[(1,)](*tensors, 4 * KEYS, **tiles, num_warps=4, num_stages=2)
     return launches[0].specialisation
 
 
