@@ -1,9 +1,9 @@
 """Do fast verdicts say what the whole pipeline says? `tools/compare_verdicts.py [--count 40] [--target T]... [--processes 2]`.
 
 For each target, `--count` specialisations of the registered kernels, in every placement, and of a kernel with tiles of many
-sizes, large ones included: the figures of the allocation alone must be those of Triton's whole pipeline, each time. An abort of the code
-generator ends one process: what it was at is told, and the rest goes on. With `--device` also what Triton says on the GPU that
-is there: the same figures, and OutOfResources exactly where our limits say so. Exit code 1 where anything differs.
+sizes, large ones included: the figures of the allocation alone must be those of Triton's whole pipeline, each time. An abort of
+the code generator ends one process: what it was at is told, and the rest goes on. With `--device` also what Triton says on the
+GPU that is there: the same figures, and OutOfResources exactly where our limits say so. Exit code 1 where anything differs.
 """
 
 from __future__ import annotations
