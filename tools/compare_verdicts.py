@@ -9,13 +9,14 @@ GPU that is there: the same figures, and OutOfResources exactly where our limits
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import os
 import signal
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,29 +98,28 @@ def _collected(
     samples: list[Sample] = []
     lost: list[str] = []
     columns = TextColumn("pieces"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-    with Progress(*columns, console=console) as progress:
+    with Progress(*columns, console=console) as progress, ThreadPoolExecutor(options.processes) as threads:
         task = progress.add_task("pieces", total=len(work))
-        pools = [work]
-        while pools:
-            piece = pools.pop()
-            done: set[tuple[str, str, int]] = set()
-            try:
-                with ProcessPoolExecutor(options.processes, initializer=_start) as pool:
-                    futures = {pool.submit(_compared, *item, options): item for item in piece}
-                    for future in as_completed(futures):
-                        samples += future.result()
-                        done.add(futures[future])
-                        progress.advance(task)
-            except BrokenProcessPool:
-                left = [item for item in piece if item not in done]
-                if len(left) == 1:
-                    lost.append(" ".join(map(str, left[0])))
-                    progress.advance(task)
-                else:  # one of them, and the others of the pool went with it
-                    pools += [[item] for item in left]
-            except KeyboardInterrupt:
-                return samples, lost, True
+        futures = {threads.submit(_alone, item, options): item for item in work}
+        try:
+            for future in as_completed(futures):
+                progress.advance(task)
+                try:
+                    samples += future.result()
+                except BrokenProcessPool:
+                    lost.append(" ".join(map(str, futures[future])))
+        except KeyboardInterrupt:
+            threads.shutdown(wait=False, cancel_futures=True)
+            for process in multiprocessing.active_children():
+                process.kill()
+            return samples, lost, True
     return samples, lost, False
+
+
+def _alone(item: tuple[str, str, int], options: argparse.Namespace) -> list[Sample]:
+    """A piece of work in a process of its own, which may abort."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"), initializer=_start) as pool:
+        return pool.submit(_compared, *item, options).result()
 
 
 def _start() -> None:
