@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from tridiff.harness import config, settings, starting
+from tridiff.harness import config, starting
 from tridiff.harness.engines.spec import DEFAULT_TARGET, EngineSpec, UsageError
 from tridiff.harness.options import (
     CasesOption,
@@ -44,6 +44,7 @@ from tridiff.harness.options import (
     TimeoutOption,
 )
 from tridiff.harness.report.verdict import Exit, Verdict
+from tridiff.harness.targets import table
 
 if TYPE_CHECKING:
     from tridiff.harness.api import Fault, Found, Kernel
@@ -94,7 +95,7 @@ def fuzz(
     markdown: MarkdownOption = None,
 ) -> int:
     """Draw hostile but legal cases, run each kernel beside its reference, report every way it goes wrong."""
-    given = settings.read(config_file)
+    given = starting.settings(config_file)
     plan = given.plan(
         profile=profile,
         target=target[0] if target else None,
@@ -189,7 +190,7 @@ def prove(
     as_json: JsonOption = False,
 ) -> int:
     """Patch known defects into each kernel and show that the expected check catches every one."""
-    given = settings.read(config_file)
+    given = starting.settings(config_file)
     target, plugins = target or given.target or DEFAULT_TARGET, starting.plugins(given, plugin)
     worker = starting.worker(plugins, target, off=no_isolation)
     registry = starting.registry(plugins, target)
@@ -287,7 +288,7 @@ def repro(
     from tridiff.harness.preparing import limits, patient
     from tridiff.harness.runner.examine import examine
 
-    given, target = settings.read(config_file), files.target_of(case)
+    given, target = starting.settings(config_file), files.target_of(case)
     plugins = starting.plugins(given, plugin)
     worker = starting.worker(plugins, target, off=no_isolation)
     registry = starting.registry(plugins, target)
@@ -327,7 +328,7 @@ def cases(
     out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Where the list goes, else standard output.")] = None,
 ) -> int:
     """Draw a list of cases, to be committed and run with `fuzz --cases`."""
-    given = settings.read(config_file)
+    given = starting.settings(config_file)
     target = target or given.target or DEFAULT_TARGET
     registry = starting.registry(starting.plugins(given, plugin), target)
     from tridiff.harness import case_lists
@@ -355,7 +356,7 @@ def _write(path: Path, content: str) -> None:
 @app.command("list")
 def list_(plugin: PluginOption = None, config_file: ConfigOption = None, as_json: JsonOption = False) -> int:
     """Show ops, kernels, engines and faults."""
-    registry = starting.registry(starting.plugins(settings.read(config_file), plugin))
+    registry = starting.registry(starting.plugins(starting.settings(config_file), plugin))
     from tridiff.harness.report import document, text
     from tridiff.harness.report.run_text import WIDE
 
@@ -415,7 +416,8 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _run(arguments: list[str]) -> int:
     try:
-        code = _command(arguments)
+        with table.scope():  # the targets that its settings add are this command's
+            code = _command(arguments)
     except UsageError as error:
         return _fail(str(error), Exit.USAGE)
     except KeyboardInterrupt:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tridiff.harness import config
+from tridiff.harness import settings as files
 from tridiff.harness.engines.spec import (
     DEFAULT_TARGET,
     DEFAULT_TARGETS,
@@ -22,6 +23,7 @@ from tridiff.harness.engines.spec import (
     check_engine,
     check_target,
 )
+from tridiff.harness.targets import table
 
 if TYPE_CHECKING:
     from tridiff.harness.isolation.process import Worker
@@ -29,6 +31,13 @@ if TYPE_CHECKING:
     from tridiff.harness.runner.examiner import Examiner
     from tridiff.harness.runner.shards import Shard
     from tridiff.harness.settings import Settings
+
+
+def settings(file: Path | None) -> Settings:
+    """The settings of `file`, else of the nearest one; the targets that they add are known while the command runs."""
+    given = files.read(file)
+    table.add(given.targets)
+    return given
 
 
 def registry(plugins: list[str] | None, target: str = DEFAULT_TARGET) -> Registry:

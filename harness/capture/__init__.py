@@ -2,14 +2,16 @@
 
 `launches`: what is handed over, a specialisation with its grid and arguments. `grids`: which grids production's launcher
 starts. `autotune`: which configuration of an autotuned kernel is the one that runs. `capturing`: the context in which all
-of that happens, and the stub driver that stands in for the GPU's.
+of that happens. `stub`: the driver that stands in for the GPU's. `pretending`: a whole process that looks like one elsewhere.
 """
 
 from __future__ import annotations
 
 from tridiff.harness.capture.autotune import Choose, Pick, Tuning, first, forced, seeded
-from tridiff.harness.capture.capturing import NotCompiled, backend_for, capturing, is_interpreting, targeting, times_asked
+from tridiff.harness.capture.capturing import backend_for, capturing, is_interpreting
 from tridiff.harness.capture.launches import Argument, Launch, Specialisation
+from tridiff.harness.capture.pretending import pretend, targeting
+from tridiff.harness.capture.stub import NotCompiled, times_asked
 
 __all__ = [
     "Argument",
@@ -24,6 +26,7 @@ __all__ = [
     "first",
     "forced",
     "is_interpreting",
+    "pretend",
     "seeded",
     "targeting",
     "times_asked",

@@ -18,38 +18,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from triton.backends.compiler import GPUTarget
 from triton.compiler.compiler import make_backend
 from triton.runtime.autotuner import Autotuner
-from triton.runtime.driver import driver
 from triton.runtime.jit import JITFunction
 
 from tridiff.harness.capture.autotune import Choose, Tuner, first
 from tridiff.harness.capture.grids import launched_grid
 from tridiff.harness.capture.launches import Launch, Specialisation
-from tridiff.harness.engines.spec import backend_of
-
-
-class _StubDriver:
-    """What Triton asks of a driver before it launches; there is no device behind it."""
-
-    def __init__(self, target: GPUTarget) -> None:
-        self._target = target
-        self.asked = 0
-
-    def get_current_target(self) -> GPUTarget:
-        self.asked += 1
-        return self._target
-
-    def get_current_device(self) -> str:
-        return f"tridiff:{self._target.backend}:{self._target.arch}"
-
-    def get_current_stream(self, _device: object = None) -> int:
-        return 0
-
-    def get_active_torch_device(self) -> torch.device:
-        return torch.device("cpu")
-
-    def get_benchmarker(self) -> Callable[..., list[float]]:
-        # For autotuners that are not Triton's own: all configurations are equally fast, and none is run.
-        return lambda *_, **__: [0.0, 0.0, 0.0]
+from tridiff.harness.capture.pretending import targeting
+from tridiff.harness.capture.stub import NotCompiled
 
 
 @dataclass(eq=False)
@@ -112,10 +87,6 @@ _run_autotuner = Autotuner.run
 def _capture_autotuner(self: Any, *args: Any, **kwargs: Any) -> Any:
     """Replaces `Autotuner.run`."""
     return _captures[-1].tune(self, args, kwargs)
-
-
-class NotCompiled(Exception):
-    """A launcher asked a kernel for its machine code, or for what follows from that, such as registers or shared memory."""
 
 
 class _CapturedKernel:
@@ -189,23 +160,6 @@ def capturing(
             _captures.pop()
             capture.forget()
             JITFunction._do_compile, Autotuner.run = before
-
-
-@contextmanager
-def targeting(target: str) -> Iterator[None]:
-    """Within this context Triton believes that `target` is the current device: kernel modules may ask when imported."""
-    previous = driver._active
-    driver.set_active(_StubDriver(GPUTarget(*backend_of(target))))
-    try:
-        yield
-    finally:
-        driver._active = previous
-
-
-def times_asked() -> int | None:
-    """How often the stub driver was asked which target is there; None where another driver is active."""
-    active = driver._active
-    return active.asked if isinstance(active, _StubDriver) else None
 
 
 _EMPTY = {

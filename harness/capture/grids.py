@@ -17,8 +17,8 @@ from typing import Any
 from triton.backends.compiler import GPUTarget
 from triton.runtime.errors import OutOfResources
 
-MAX_THREADS = 1024
-"""Of one program (workgroup, block), on every target that we know."""
+from tridiff.harness.targets.table import known, name_of
+
 MAX_YZ = 65_535
 MAX_X = 2**31 - 1
 
@@ -30,8 +30,9 @@ def launched_grid(grid: Sequence[Any], target: GPUTarget, options: Any) -> tuple
     for a grid with programs of which production would silently start none.
     """
     threads = options.num_warps * target.warp_size
-    if threads > MAX_THREADS:
-        raise OutOfResources(threads, MAX_THREADS, "threads")
+    most = known()[name_of(target.backend, target.arch)].threads
+    if threads > most:
+        raise OutOfResources(threads, most, "threads")
     x, y, z = (_c_int(size) for size in grid)
     counted = _c_wrapped(x * y * z)
     if counted == 0 or (counted < 0 and target.backend == "cuda"):

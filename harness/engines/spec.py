@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import difflib
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+
+from tridiff.harness.targets import table
 
 ENGINES = ("cpu",)
 """Those that run kernels, best first."""
@@ -14,20 +15,9 @@ COMPILER = "compiler"
 DEFAULT_TARGET = "gfx942"
 DEFAULT_TARGETS = (DEFAULT_TARGET, "gfx950")
 """For which a fuzz run compiles, if nobody says; it executes for the first."""
-TARGETS = (
-    "gfx90a",
-    "gfx942",
-    "gfx950",
-    "gfx1100",
-    "gfx1200",
-    "gfx1201",
-    "sm_80",
-    "sm_86",
-    "sm_89",
-    "sm_90",
-    "sm_100",
-    "sm_120",
-)
+TARGETS = tuple(table.BUILT_IN)
+"""Those that need no settings."""
+backend_of = table.backend_of
 
 
 class UsageError(ValueError):
@@ -69,8 +59,10 @@ def check_engine(name: str) -> str:
 
 def check_target(name: str) -> str:
     """`name`, or a `UsageError` that says what to use instead."""
-    if name not in TARGETS:
-        raise UsageError(f"unknown target {name!r}{nearest(name, TARGETS)}; targets: {', '.join(TARGETS)}")
+    targets = table.known()
+    if name not in targets:
+        listed = f"{', '.join(targets)}; `targets` in the settings adds others"
+        raise UsageError(f"unknown target {name!r}{nearest(name, targets)}; targets: {listed}")
     return name
 
 
@@ -78,13 +70,3 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """`: did you mean 'x'?` for the known name closest to `name`, or nothing."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f": did you mean {close[0]!r}?" if close else ""
-
-
-def backend_of(target: str) -> tuple[str, str | int, int]:
-    """(backend, arch, warp size) as Triton's GPUTarget takes them.
-
-    CDNA parts (gfx9) run wavefronts of 64 lanes, RDNA parts (gfx10 and later) of 32, NVIDIA warps of 32.
-    """
-    if target.startswith("sm_"):
-        return "cuda", int(target.removeprefix("sm_")), 32
-    return "hip", target, 64 if re.match(r"gfx9", target) else 32

@@ -6,6 +6,7 @@ Nothing here imports torch, so that a worker can be started before the run itsel
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import secrets
@@ -24,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from tridiff.harness.engines.spec import DEFAULT_TARGET
+from tridiff.harness.targets import table
 
 START_SECONDS = 180.0
 """Time that a worker may take to start: imports of torch and Triton on a busy machine."""
@@ -94,6 +96,7 @@ class Worker:
             "path": _search_path(),
             "plugins": setting.plugins,
             "target": setting.target,
+            "parts": [dataclasses.asdict(part) for part in table.added()],
             "folder": str(self._folder),
         }
         reading, writing = os.pipe()

@@ -27,8 +27,8 @@ _PR_SET_PDEATHSIG = 1
 def main(setup: dict[str, Any]) -> None:
     """Serve until the connection closes.
 
-    `setup`: `descriptor` of the connection, process id of the `parent`, `plugins` and `target` of the registry, and
-    the `folder` for files that are to go with this process.
+    `setup`: `descriptor` of the connection, process id of the `parent`, `plugins` and `target` of the registry, `parts` that
+    the settings add to the built-in ones, and the `folder` for files that are to go with this process.
     """
     os.set_inheritable(setup["descriptor"], False)  # noqa: FBT003 - the name says what the flag is
     _die_with(setup["parent"])
@@ -70,13 +70,17 @@ def _go_first() -> None:
 
 
 def _warmed(setup: dict[str, Any]) -> dict[str, Any]:
-    """Import what Cases will need. What is wrong with a kernel is told when it is examined."""
-    from tridiff.harness.engines.spec import UsageError  # noqa: PLC0415 - what `main` does first comes before torch is loaded
+    """Import what Cases will need, as on a machine with the target. What is wrong with a kernel is told when it is examined."""
+    from tridiff.harness.capture import pretend  # noqa: PLC0415 - what `main` does first comes before torch is loaded
+    from tridiff.harness.engines.spec import UsageError  # noqa: PLC0415 - likewise
     from tridiff.harness.faults import keep_in  # noqa: PLC0415 - likewise
     from tridiff.harness.plugins import loaded  # noqa: PLC0415 - likewise
     from tridiff.harness.runner import examine as _examine  # noqa: F401, PLC0415 - likewise
+    from tridiff.harness.targets.table import Part, add  # noqa: PLC0415 - likewise
 
     keep_in(Path(setup["folder"]))
+    add(Part(**part) for part in setup["parts"])
+    pretend(setup["target"])  # before a plug-in, or a kernel, is imported
     try:
         loaded(tuple(setup["plugins"]), setup["target"])
     except UsageError as error:

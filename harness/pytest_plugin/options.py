@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -11,10 +12,11 @@ from typing import TypeVar
 import pytest
 
 from tridiff.harness import settings
-from tridiff.harness.engines.spec import UsageError, check_engine, check_target
+from tridiff.harness.engines.spec import TARGETS, UsageError, check_engine, check_target
 from tridiff.harness.pytest_plugin.failure import one_line
 from tridiff.harness.runner.shards import WHOLE, Shard
 from tridiff.harness.settings import Settings
+from tridiff.harness.targets import table
 
 T = TypeVar("T")
 
@@ -53,9 +55,16 @@ _SETTINGS = pytest.StashKey[Settings]()
 
 
 def settings_of(config: pytest.Config) -> Settings:
-    """What the settings file says that is nearest to pytest's root directory. Raises `UsageError`."""
+    """What the settings file says that is nearest to pytest's root directory. Raises `UsageError`.
+
+    The targets that it adds are known from then on, while `config` is in use.
+    """
     if _SETTINGS not in config.stash:
-        config.stash[_SETTINGS] = settings.read(start=config.rootpath)
+        config.stash[_SETTINGS] = given = settings.read(start=config.rootpath)
+        scope = ExitStack()
+        scope.enter_context(table.scope())
+        config.add_cleanup(scope.close)
+        table.add(given.targets)
     return config.stash[_SETTINGS]
 
 
@@ -145,7 +154,13 @@ def _shard(config: pytest.Config, option: str) -> Shard:
 
 def _targets(config: pytest.Config) -> tuple[str, ...]:
     given = config.getoption("--tridiff-target")
-    return tuple(dict.fromkeys(_checked("--tridiff-target", check_target, name) for name in given))
+
+    def check(name: str) -> str:
+        if name not in TARGETS:
+            settings_of(config)
+        return check_target(name)
+
+    return tuple(dict.fromkeys(_checked("--tridiff-target", check, name) for name in given))
 
 
 def _engine(config: pytest.Config) -> str | None:

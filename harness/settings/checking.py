@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tridiff.harness import config
-from tridiff.harness.engines.spec import UsageError, nearest
+from tridiff.harness.engines.spec import TARGETS, UsageError, nearest
 
 SCHEMA_FILE = Path(__file__).with_name("schema.json")
 """JSON Schema, draft 2020-12. The `title` of a value says what is allowed, for editors and for our messages."""
@@ -26,7 +26,9 @@ def check(table: Mapping[str, Any], file: str) -> None:
     errors = validating.Draft202012Validator(_schema()).iter_errors(table)
     first = min(errors, key=_place, default=None)
     if first is not None:
-        raise UsageError(f"{file}: {_complaint(first)}")
+        raise UsageError(f"{file}: {_complaint(first, table)}")
+    if table.get("target", TARGETS[0]) not in _targets(table):
+        raise UsageError(f"{file}: {_unknown_target(table)}")
     for place, value in _numbers(table, ()):
         if not math.isfinite(value):
             raise UsageError(f"{file}: {_dotted(place)}: {value}: must be finite")
@@ -43,8 +45,10 @@ def _place(error: Any) -> tuple[list[str], str]:
     return [str(part) for part in error.absolute_path], str(error.validator)
 
 
-def _complaint(error: Any) -> str:
+def _complaint(error: Any, table: Mapping[str, Any]) -> str:
     where = _dotted(error.absolute_path)
+    if where == "target":
+        return _unknown_target(table)
     if error.validator == "additionalProperties":
         known = error.schema["properties"]
         unknown = next(name for name in error.instance if name not in known)
@@ -54,6 +58,18 @@ def _complaint(error: Any) -> str:
         missing = next(name for name in error.validator_value if name not in error.instance)
         return f"{where}.{missing}: missing: must be {error.schema['properties'][missing]['title']}"
     return f"{where}: {_value(error.instance)}: must be {_allowed(error.schema, error.instance)}"
+
+
+def _unknown_target(table: Mapping[str, Any]) -> str:
+    """The schema knows what a target may be called, and not which there are."""
+    given, names = table["target"], _targets(table)
+    return f"target: {_value(given)}: must be {_allowed({'enum': names}, given)}; `targets` adds others"
+
+
+def _targets(table: Mapping[str, Any]) -> list[str]:
+    """The names of all targets, built-in or of `table`, which need not be one that the schema allows."""
+    added = table.get("targets")
+    return list(dict.fromkeys([*TARGETS, *(added if isinstance(added, dict) else ())]))
 
 
 def _allowed(schema: Mapping[str, Any], value: object) -> str:

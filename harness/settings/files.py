@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from tridiff.harness import config
 from tridiff.harness.engines.spec import UsageError
 from tridiff.harness.settings.checking import check
 from tridiff.harness.settings.model import Database, GitHub, Override, Settings
+from tridiff.harness.targets.table import BUILT_IN, Part
 
 OWN = "tridiff.toml"
 SHARED = "pyproject.toml"
@@ -112,12 +114,22 @@ def _settings(path: Path, table: Mapping[str, Any]) -> Settings:
     return Settings(
         **plain,
         file=path,
+        targets=tuple(_part(name, values) for name, values in table.get("targets", {}).items()),
         plugins=tuple(_plugin(folder, name) for name in table.get("plugins", ())),
         out=_path(folder, table, "out"),
         cases=tuple(folder / name for name in table.get("cases", ())),
         database=_database(folder, table["database"]) if "database" in table else None,
         profiles={name: _override(values) for name, values in table.get("profiles", {}).items()},
     )
+
+
+def _part(name: str, table: Mapping[str, Any]) -> Part:
+    """What is not given is as it is for the built-in part of that name, if there is one."""
+    whole = ("shared_bytes", "threads", "tensor_memory", "processors")
+    given: dict[str, Any] = {key: int(table[key]) if key in whole else table[key] for key in (*whole, "device") if key in table}
+    known = BUILT_IN.get(name)
+    sources = {**(known.sources if known else {}), **dict.fromkeys(given, table["source"])}
+    return replace(known, sources=sources, **given) if known else Part(name=name, sources=sources, **given)
 
 
 def _plugin(folder: Path, name: str) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tridiff.harness.engines.spec import DEFAULT_TARGET, UsageError, nearest
 from tridiff.harness.settings.profile import DEFAULT_PROFILE, PROFILES, Profile
+from tridiff.harness.targets.table import Part
 
 OUT = Path("tridiff-out")
 """Where a run leaves its files, below the current folder, if nobody says."""
@@ -59,13 +60,15 @@ class Override:
 class Settings:
     """What a file says; paths are absolute.
 
-    `file`: which one; None without one. `plugins`: files and modules. `out`: where a run leaves its files. `timeout`: seconds
+    `file`: which one; None without one. `targets`: parts besides the built-in ones, or in their place; they are known once
+    `targets.table.add` has them. `plugins`: files and modules. `out`: where a run leaves its files. `timeout`: seconds
     for one case. `memory_limit`: GiB for a process that runs cases. `cases`: lists of cases to run first, files or folders.
     """
 
     file: Path | None = None
     profile: str | None = None
     target: str | None = None
+    targets: tuple[Part, ...] = ()
     plugins: tuple[str, ...] = ()
     out: Path | None = None
     timeout: float | None = None

@@ -121,6 +121,32 @@ def test_other_commands_read_settings(invoke: Invoke) -> None:
     assert '"target":"gfx1201"' in invoke("cases", *option, "--op", "scale", "--max-examples", 1).out
 
 
+TARGET = '[targets.gfx1151]\nshared_bytes = 65536\nsource = "a test"\n'
+"""A part that is not built in."""
+
+
+def test_own_target(invoke: Invoke) -> None:
+    """It is a target like any other for every command that reads the file, and for no other."""
+    saved("mine.py", MY_KERNELS)
+    saved("tridiff.toml", f'target = "gfx1151"\nplugins = ["mine.py"]\n{TARGET}')
+    saved("none.toml", "")
+    option = ("--target", "gfx1151")
+
+    found = invoke("fuzz", "--kernel", "my_wrong_kernel", "--max-examples", 10, "--json")
+    (case,) = Path("tridiff-out/findings").iterdir()
+    listed = invoke("cases", *option, "--op", "scale", "--max-examples", 1)
+    saved("list.jsonl", listed.out)
+
+    assert (found.code, json.loads(found.out)["target"]) == (cli.Exit.FINDINGS, "gfx1151")
+    assert (listed.code, '"target":"gfx1151"' in listed.out) == (cli.Exit.CLEAN, True)
+    assert invoke("fuzz", "--kernel", "my_kernel", "--cases", "list.jsonl", "--max-examples", 1).code == cli.Exit.CLEAN
+    assert invoke("repro", case).code == cli.Exit.FINDINGS
+    assert invoke("prove", *option, "--kernel", "scale").code == cli.Exit.CLEAN
+    for arguments in (["fuzz", *option], ["prove", *option], ["cases", *option, "--op", "scale"], ["repro", case]):
+        refused = invoke(*arguments, "--config", "none.toml")
+        assert (refused.code, "unknown target 'gfx1151'" in refused.err) == (cli.Exit.USAGE, True), arguments
+
+
 def test_limits(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
     """Time and memory for a case come from the file, unless the command line says otherwise."""
     saved("tridiff.toml", "timeout = 7\nmemory_limit = 0.5\n")

@@ -104,6 +104,22 @@ def test_nightly_profile_is_recognised(monkeypatch: pytest.MonkeyPatch, name: st
     assert profiles.is_nightly() is nightly
 
 
+def test_own_target(host: Host, pytester: pytest.Pytester) -> None:
+    """One of the settings file is known to the option and to a test's argument, in that run alone."""
+    file = pytester.path / "tridiff.toml"
+    file.write_text('[targets.gfx1151]\nshared_bytes = 65536\nsource = "a test"\n', encoding="utf-8")
+    code = "def test_kernel(tridiff):\n    tridiff.fuzz('scale', target='gfx1151', examples=3)"
+
+    by_test, by_option = host(code), host(EVERY_KERNEL, "--tridiff-target=gfx1151", "--tridiff-kernel=scale")
+    file.unlink()
+    unknown = host(code)
+
+    by_test.assert_outcomes(passed=1)
+    by_option.assert_outcomes(passed=1)
+    unknown.assert_outcomes(failed=1)
+    assert lines_of(unknown, "tridiff: unknown target 'gfx1151'")
+
+
 # Wrong use
 
 
@@ -122,6 +138,7 @@ def test_nightly_profile_is_recognised(monkeypatch: pytest.MonkeyPatch, name: st
         ("--tridiff-memory-limit=0.4", "--tridiff-memory-limit=0.4: must be a number of GiB of at least 0.5"),
         ("--tridiff-memory-limit=nan", "--tridiff-memory-limit=nan: must be a number of GiB of at least 0.5"),
         ("--tridiff-target=gfx924", "--tridiff-target: unknown target 'gfx924': did you mean 'gfx942'?; targets: gfx90a, "),
+        ("--tridiff-target=gfx1151", "--tridiff-target: unknown target 'gfx1151': did you mean 'gfx1201'?; targets: gfx90a, "),
         ("--tridiff-engine=cpuu", "--tridiff-engine: unknown engine 'cpuu': did you mean 'cpu'?; engines: cpu"),
         ("--tridiff-op=scael", "tridiff: unknown op 'scael': did you mean 'scale'?; known: scale"),
         ("--tridiff-kernel=scale_wring", "tridiff: unknown kernel 'scale_wring': did you mean 'scale_wrong'?; known: scale, "),

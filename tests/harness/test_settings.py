@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,28 @@ from jsonschema import Draft202012Validator
 from tridiff.harness import config, profiles, settings
 from tridiff.harness.engines.spec import DEFAULT_TARGET, TARGETS, UsageError
 from tridiff.harness.settings import PROFILES, SCHEMA_FILE, Database, GitHub, Override, Settings, Store
+from tridiff.harness.targets.table import BUILT_IN, NAME, Part
 
 FULL = """
 profile = "nightly"
-target = "gfx1201"
+target = "gfx1151"
 plugins = ["kernels/mine.py", "package.module", "no:other"]
 out = "results"
 timeout = 30
 memory_limit = 2.5
 cases = ["cases", "more/list.jsonl"]
+
+[targets.gfx1151]
+shared_bytes = 65536
+threads = 512
+tensor_memory = 0
+processors = 20
+device = "Radeon 8060S"
+source = "our workstation"
+
+[targets.sm_90]
+shared_bytes = 1024.0
+source = "a test"
 
 [database]
 directory = "seen"
@@ -41,6 +55,9 @@ examples = 50
 seed = "random"
 database = true
 """
+
+PART = 'shared_bytes = 65536\nsource = "x"\n'
+"""What a table of a target must have."""
 
 
 @pytest.fixture
@@ -76,7 +93,18 @@ def test_every_key(folder: Path) -> None:
     assert settings.read() == Settings(
         file=folder / "tridiff.toml",
         profile="nightly",
-        target="gfx1201",
+        target="gfx1151",
+        targets=(
+            Part(
+                name="gfx1151",
+                shared_bytes=65536,
+                threads=512,
+                processors=20,
+                device="Radeon 8060S",
+                sources=dict.fromkeys(("shared_bytes", "threads", "tensor_memory", "processors", "device"), "our workstation"),
+            ),
+            replace(BUILT_IN["sm_90"], shared_bytes=1024, sources={**BUILT_IN["sm_90"].sources, "shared_bytes": "a test"}),
+        ),
         plugins=(str(folder / "kernels/mine.py"), "package.module", "no:other"),
         out=folder / "results",
         timeout=30,
@@ -94,6 +122,13 @@ def test_every_key(folder: Path) -> None:
         ),
         profiles={"nightly": Override(seconds=10, seed=7), "ci": Override(examples=50, seed="random", database=True)},
     )
+
+
+def test_figures_of_targets_are_integers(folder: Path) -> None:
+    """Also where the file has 1024.0, which is one to the schema."""
+    Path("tridiff.toml").write_text(FULL, encoding="utf-8")
+
+    assert [repr(part.shared_bytes) for part in settings.read().targets] == ["65536", "1024"]
 
 
 def test_nearest_file_wins(folder: Path) -> None:
@@ -184,11 +219,27 @@ def test_packages_are_needed_for_a_file_alone(
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('profil = "ci"', "profil: unknown key: did you mean 'profile'?; keys: profile, target, plugins, out, timeout, "),
+        ('profil = "ci"', "profil: unknown key: did you mean 'profile'?; keys: profile, target, targets, plugins, out, "),
         ("colour = 1", "colour: unknown key; keys: profile, "),
         ('profile = "nigthly"', "profile: 'nigthly': must be one of dev, ci, gate, nightly, deep: did you mean 'nightly'?"),
         ("profile = 1", "profile: 1: must be one of dev, ci, gate, nightly, deep"),
-        ('target = "gfx924"', "target: 'gfx924': must be one of gfx90a, gfx942, "),
+        ('target = "gfx924"', f"target: 'gfx924': must be one of {', '.join(TARGETS)}: did you mean 'gfx942'?; `targets` adds "),
+        ('target = "hopper"', "target: 'hopper': must be one of gfx90a, gfx942, "),
+        ("target = 90", "target: 90: must be one of gfx90a, gfx942, "),
+        (f'target = "gfx1152"\n[targets.gfx1151]\n{PART}', f"target: 'gfx1152': must be one of {', '.join(TARGETS)}, gfx1151: "),
+        (f"[targets.hopper]\n{PART}", "targets: 'hopper': must be named as Triton knows a GPU architecture: gfx1151, say, "),
+        (f"[targets.sm_90a]\n{PART}", "targets: 'sm_90a': must be named as Triton knows "),
+        (f'[targets."gfx942:xnack-"]\n{PART}', "targets: 'gfx942:xnack-': must be named as Triton knows "),
+        ("targets = 3", "targets: 3: must be a table"),
+        ('targets = ["gfx1151"]', "targets: ['gfx1151']: must be a table"),
+        ("[targets]\ngfx1151 = 3", "targets.gfx1151: 3: must be a table"),
+        ('[targets.gfx1151]\nsource = "x"', "targets.gfx1151.shared_bytes: missing: must be a number of bytes of at least 1"),
+        ("[targets.gfx1151]\nshared_bytes = 1", "targets.gfx1151.source: missing: must be a text that says where "),
+        (f"[targets.gfx1151]\n{PART}lds = 1", "targets.gfx1151.lds: unknown key; keys: shared_bytes, source, threads, "),
+        ('[targets.gfx1151]\nshared_bytes = 0\nsource = "x"', "targets.gfx1151.shared_bytes: 0: must be a number of bytes "),
+        (f"[targets.gfx1151]\n{PART}threads = 2048", "targets.gfx1151.threads: 2048: must be an integer from 1 to 1024"),
+        (f"[targets.gfx1151]\n{PART}processors = 0", "targets.gfx1151.processors: 0: must be an integer of at least 1"),
+        (f"[targets.gfx1151]\n{PART}device = ''", "targets.gfx1151.device: '': must be the name of a GPU"),
         ('plugins = "mine.py"', "plugins: 'mine.py': must be a list of files and modules"),
         ('plugins = ["a.py", 3]', "plugins[1]: 3: must be a Python file, the dotted name of a module, or no:NAME"),
         ('out = ""', "out: '': must be the path of a folder"),
@@ -248,14 +299,17 @@ def leaves(schema: dict[str, Any], place: str = "") -> dict[str, dict[str, Any]]
 def test_schema() -> None:
     """It is a schema, allows the profiles and targets that there are, forbids unknown keys, and says what a value must be."""
     schema = json.loads(SCHEMA_FILE.read_text(encoding="utf-8"))
-    parts = leaves(schema) | leaves(schema["$defs"]["profile"], "profiles.*")
+    parts = leaves(schema) | leaves(schema["$defs"]["profile"], "profiles.*") | leaves(schema["$defs"]["part"], "targets.*")
 
     Draft202012Validator.check_schema(schema)
     assert parts["profile"]["enum"] == list(parts["profiles"]["properties"]) == list(PROFILES)
-    assert parts["target"]["enum"] == list(TARGETS)
+    assert parts["target"]["examples"] == list(TARGETS)
+    assert parts["target"]["pattern"] == parts["targets"]["propertyNames"]["pattern"] == f"^{NAME}$"
     tables = {place for place, part in parts.items() if part.get("type") == "object"}
-    assert tables == {"", "database", "database.github", "profiles", "profiles.*"}
-    assert all(parts[place]["additionalProperties"] is False for place in tables)
+    assert tables == {"", "targets", "targets.*", "database", "database.github", "profiles", "profiles.*"}
+    assert all(parts[place]["additionalProperties"] is False for place in tables - {"targets"})
+    assert parts["targets"]["additionalProperties"] == {"$ref": "#/$defs/part"}
+    assert set(parts["targets.*"]["properties"]) == {*vars(BUILT_IN["sm_90"]), "source"} - {"name", "sources"}
     assert [place for place, part in parts.items() if "title" not in part and "$ref" not in part] == []
 
 
@@ -265,6 +319,7 @@ def test_guide_names_every_key() -> None:
     text = (root / "docs/reference/settings.md").read_text(encoding="utf-8")
     schema = json.loads(SCHEMA_FILE.read_text(encoding="utf-8"))
     keys = leaves(schema["properties"]["database"], "database") | leaves(schema["$defs"]["profile"], "profiles.NAME")
+    keys |= leaves(schema["$defs"]["part"], "targets.NAME")
 
     missing = [key for key in [*schema["properties"], *keys] if f"`{key}`" not in text]
 
@@ -273,16 +328,17 @@ def test_guide_names_every_key() -> None:
     assert (root / "docs/reference/../../harness/settings/schema.json").samefile(SCHEMA_FILE)
 
 
-def test_examples_of_the_guide(folder: Path) -> None:
-    """What the page shows as a settings file is accepted as one."""
-    page = Path(__file__).resolve().parents[2] / "docs/reference/settings.md"
-    examples = [block.split("```")[0] for block in page.read_text(encoding="utf-8").split("```toml\n")[1:]]
+@pytest.mark.parametrize("page", ["settings.md", "parts.md"])
+def test_examples_of_the_guide(folder: Path, page: str) -> None:
+    """What a page shows as a settings file is accepted as one."""
+    text = (Path(__file__).resolve().parents[2] / "docs/reference" / page).read_text(encoding="utf-8")
+    examples = [block.split("```")[0] for block in text.split("```toml\n")[1:]]
 
     for example in examples:
         name = "pyproject.toml" if "[tool.tridiff" in example else "tridiff.toml"
         Path(name).write_text(example, encoding="utf-8")
         assert settings.read(Path(name)).file == folder / name
-    assert len(examples) >= 2
+    assert len(examples) == {"settings.md": 2, "parts.md": 1}[page]
 
 
 # What follows

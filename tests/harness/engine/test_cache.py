@@ -103,9 +103,9 @@ def front_end(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     compiled: list[str] = []
     build = ttir.built_text
 
-    def counted(specialisation: Specialisation) -> str:
+    def counted(specialisation: Specialisation, **options: bool) -> str:
         compiled.append(specialisation.function.__name__)
-        return build(specialisation)
+        return build(specialisation, **options)
 
     monkeypatch.setattr(ttir, "built_text", counted)
     return compiled

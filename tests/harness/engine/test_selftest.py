@@ -36,7 +36,7 @@ def drifting(monkeypatch: pytest.MonkeyPatch, rewrite: Rewrite) -> None:
     """From now on Triton prints what `rewrite` makes of its IR."""
     monkeypatch.setenv("TRIDIFF_CACHE", "0")
     build = ttir.built_text
-    monkeypatch.setattr(ttir, "built_text", lambda specialisation: rewrite(build(specialisation)))
+    monkeypatch.setattr(ttir, "built_text", lambda specialisation, **options: rewrite(build(specialisation, **options)))
 
 
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
