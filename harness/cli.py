@@ -1,4 +1,4 @@
-"""Commands: fuzz, report, prove, repro, cases, list, doctor.
+"""Commands: fuzz, targets, report, prove, repro, cases, list, doctor.
 
 Exit codes: 0 clean, 1 findings, 2 usage or environment, 3 tridiff itself or infrastructure.
 """
@@ -19,10 +19,13 @@ from rich.console import Console
 from tridiff.harness import config, starting
 from tridiff.harness.engines.spec import DEFAULT_TARGET, EngineSpec, UsageError
 from tridiff.harness.options import (
+    CaseFilesOption,
     CasesOption,
+    CompileTimeoutOption,
     ConfigOption,
     EngineOption,
     ExamplesOption,
+    FullOption,
     JsonOption,
     JunitOption,
     KernelOption,
@@ -39,6 +42,9 @@ from tridiff.harness.options import (
     SecondsOption,
     SeedOption,
     ShardOption,
+    SpecialisationsOption,
+    SurveySecondsOption,
+    SurveyTargetsOption,
     TargetOption,
     TargetsOption,
     TimeoutOption,
@@ -47,7 +53,7 @@ from tridiff.harness.report.verdict import Exit, Verdict
 from tridiff.harness.targets import table
 
 if TYPE_CHECKING:
-    from tridiff.harness.api import Fault, Found, Kernel
+    from tridiff.harness.api import Fault, Kernel
     from tridiff.harness.registry import Registry
     from tridiff.harness.runner.events import Event
     from tridiff.harness.runner.examiner import Examiner
@@ -145,6 +151,43 @@ def fuzz(
 def _concluded(verdict: Verdict) -> int:
     """The exit code, after the line that belongs to it."""
     return verdict.code if verdict.complaint is None else _fail(verdict.complaint, verdict.code)
+
+
+@app.command()
+def targets(
+    op: OpOption = None,
+    kernel: KernelOption = None,
+    target: SurveyTargetsOption = None,
+    max_specialisations: SpecialisationsOption = None,
+    seconds: SurveySecondsOption = None,
+    full: FullOption = False,
+    plugin: PluginOption = None,
+    config_file: ConfigOption = None,
+    out: CaseFilesOption = None,
+    seed: SeedOption = 0,
+    timeout: CompileTimeoutOption = None,
+    memory_limit: MemoryOption = None,
+    as_json: JsonOption = False,
+) -> int:
+    """Compile for GPUs that need not be here, and say what fails."""
+    from tridiff.harness.commands.targets import Request
+    from tridiff.harness.commands.targets import targets as survey
+
+    request = Request(
+        ops=op or (),
+        kernels=kernel or (),
+        targets=target or (),
+        specialisations=max_specialisations,
+        seconds=seconds,
+        full=full,
+        plugins=plugin or (),
+        out=out,
+        seed=seed,
+        timeout=timeout,
+        memory_limit=memory_limit,
+        as_json=as_json,
+    )
+    return _concluded(survey(request, starting.settings(config_file), _stdout(), _stderr()))
 
 
 @app.command()
@@ -282,39 +325,9 @@ def repro(
     no_isolation: NoIsolationOption = False,
 ) -> int:
     """Run the case of a finding again. Exit 1 if it still fails, 0 if it does not."""
-    config.require_packages()
-    from tridiff.harness import repro as files
-    from tridiff.harness.api import Clean, Found, Infrastructure
-    from tridiff.harness.preparing import limits, patient
-    from tridiff.harness.runner.examine import examine
+    from tridiff.harness.commands.repro import repro as again
 
-    given, target = starting.settings(config_file), files.target_of(case)
-    plugins = starting.plugins(given, plugin)
-    worker = starting.worker(plugins, target, off=no_isolation)
-    registry = starting.registry(plugins, target)
-    found = files.read(case, registry)
-    with starting.examining(worker, given, timeout, memory_limit, off=no_isolation) as examiner:
-        spec = patient(found.spec, limits(given, timeout, memory_limit))
-        what = (found.ref, starting.ready(spec), found.case, registry)
-        outcome = examiner.examine(*what, shrinking=False, announce=lambda _: None) if examiner else examine(*what)
-    match outcome:
-        case Found():
-            _say_finding(outcome, case, found.check, registry.plugins_for(outcome.finding.kernel))
-            return Exit.FINDINGS
-        case Clean():
-            _say(f"{case}: check {found.check} does not fail any more; largest error ratio {outcome.ratio:.3f}")
-            return Exit.CLEAN
-        case Infrastructure():
-            return _fail(f"{case}: {outcome.reason}; it did not when the case was run again alone", Exit.HARNESS)
-    raise UsageError(f"{case}: cannot be judged on this machine: {outcome.reason}")
-
-
-def _say_finding(outcome: Found, file: Path, check: str, plugins: tuple[str, ...]) -> None:
-    from tridiff.harness.report import text
-
-    _stdout().print(text.finding_text(outcome.finding, file=file, plugins=plugins), end="", soft_wrap=True)
-    if outcome.finding.check != check:
-        _say(f"the file names check {check}; now {outcome.finding.check} fails first")
+    return _concluded(again(case, plugin, starting.settings(config_file), timeout, memory_limit, _stdout(), off=no_isolation))
 
 
 @app.command()

@@ -36,6 +36,9 @@ TargetsOption = Annotated[
 NoVerdictsOption = Annotated[
     bool, typer.Option("--no-verdicts", help="Do not compile for the targets; --no-isolation implies it.")
 ]
+SurveyTargetsOption = Annotated[
+    list[str] | None, typer.Option("--target", metavar="ARCH", help="Only this GPU architecture; repeatable [default: all].")
+]
 SeedOption = Annotated[int, typer.Option("--seed", metavar="N", help="The same seed gives the same cases and verdicts.")]
 RunSeedOption = Annotated[
     int | None,
@@ -54,6 +57,22 @@ SecondsOption = Annotated[
         "--seconds", metavar="S", min=1.0, callback=_finite, help="Time to spend [default: the profile's, 120 for dev]."
     ),
 ]
+SpecialisationsOption = Annotated[
+    int | None,
+    typer.Option(
+        "--max-specialisations",
+        metavar="N",
+        min=1,
+        help="Specialisations of a kernel to compile for a target, placed as in production [default: 60].",
+    ),
+]
+SurveySecondsOption = Annotated[
+    float | None,
+    typer.Option("--seconds", metavar="S", min=1.0, callback=_finite, help="Time for all targets, instead of a number."),
+]
+FullOption = Annotated[
+    bool, typer.Option("--full", help="Compile to machine code: aborts, compile times, registers, spills. Slower by far.")
+]
 ModelOption = Annotated[
     list[str] | None,
     typer.Option("--model", metavar="NAME", help="Draw only shapes of this real model, or of NAME TPn; repeatable."),
@@ -67,6 +86,16 @@ NoIsolationOption = Annotated[
 TimeoutOption = Annotated[
     float | None,
     typer.Option("--timeout", metavar="S", min=1.0, callback=_finite, help="Seconds that one case may take [default: 60]."),
+]
+CompileTimeoutOption = Annotated[
+    float | None,
+    typer.Option(
+        "--timeout",
+        metavar="S",
+        min=1.0,
+        callback=_finite,
+        help="Seconds that one case may take to compile [default: 60]; with --full, one specialisation [default: 120].",
+    ),
 ]
 MemoryOption = Annotated[
     float | None,
@@ -85,6 +114,9 @@ OutOption = Annotated[
         metavar="DIR",
         help="Case files of findings go to DIR/findings, records to DIR/events.jsonl [default: tridiff-out].",
     ),
+]
+CaseFilesOption = Annotated[
+    Path | None, typer.Option("--out", metavar="DIR", help="Case files of failures go to DIR/findings [default: tridiff-out].")
 ]
 ShardOption = Annotated[
     str | None,

@@ -20,6 +20,11 @@ from tridiff.harness.runner.session import Session
 from tridiff.harness.runner.shards import Shard
 from tridiff.harness.settings import Plan, Settings, Store
 
+COMPILE_SECONDS = 120.0
+"""Seconds that one specialisation may take to machine code; the field has seen 500."""
+SPECIALISATIONS_OF_A_CASE = 4
+"""As many times as long may all those of a Case take together."""
+
 
 def limits(given: Settings, timeout: float | None, memory_limit: float | None) -> Limits:
     """What one Case may take: `timeout` in seconds and `memory_limit` in GiB, else the settings', else the defaults."""
@@ -30,6 +35,19 @@ def limits(given: Settings, timeout: float | None, memory_limit: float | None) -
 def patient(spec: EngineSpec, given: Limits) -> EngineSpec:
     """`spec`, whose launches may take as long as a Case may, where that is longer than they usually may."""
     return replace(spec, max_seconds=max(spec.max_seconds, given.seconds))
+
+
+def compiling(given: Settings, timeout: float | None, memory_limit: float | None, *, full: bool) -> tuple[Limits, float]:
+    """What one Case may take to compile, and the seconds that one specialisation of it may take.
+
+    Code generation has a budget for each specialisation, `timeout` or `COMPILE_SECONDS`: beyond it check `compile_time` fires.
+    A Case, of which there are several, has some times that.
+    """
+    known = limits(given, timeout, memory_limit)
+    if not full:
+        return known, known.seconds
+    most = timeout or COMPILE_SECONDS
+    return replace(known, seconds=SPECIALISATIONS_OF_A_CASE * most), most
 
 
 @functools.lru_cache(maxsize=8)

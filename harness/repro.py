@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from tridiff.harness.api import CHECKS, SCHEMA, CaseError, Finding, Kernel, from_json, to_json
-from tridiff.harness.engines.spec import EngineSpec, UsageError, check_engine, check_target
+from tridiff.harness.engines.spec import COMPILER, EngineSpec, UsageError, check_engine, check_target
 from tridiff.harness.registry import Registry, builtin
 from tridiff.harness.runner.examine import KernelRef
 
+_OF_MACHINE_CODE = {"codegen", "compile_time"}
 _FIELDS = {"schema", "op", "kernel", "engine", "target", "check", "message", "case"}
 
 
@@ -101,9 +102,16 @@ def _interpret(data: dict[str, Any], known: Registry) -> Repro:
     op = known.op(data["op"])
     if kernel.op != op.name:
         raise UsageError(f"kernel {kernel.name!r} implements {kernel.op!r}, not {op.name!r}")
-    spec = EngineSpec(name=check_engine(data["engine"]), target=check_target(data["target"]))
+    spec = _spec(data["engine"], check_target(data["target"]), data["check"])
     case = from_json(op.case, data["case"])
     return Repro(ref=KernelRef(kernel=kernel.name, plugins=known.plugins), spec=spec, check=data["check"], case=case)
+
+
+def _spec(engine: str, target: str, check: str) -> EngineSpec:
+    """How the Case is run; of the compiler's checks some need machine code."""
+    if engine == COMPILER:
+        return EngineSpec(name=COMPILER, target=target, full=check in _OF_MACHINE_CODE)
+    return EngineSpec(name=check_engine(engine), target=target)
 
 
 def _kernel(name: str, known: Registry) -> Kernel:

@@ -6,14 +6,17 @@ torch and Triton are imported once they are known to be there; a worker can star
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tridiff.harness import config
 from tridiff.harness import settings as files
 from tridiff.harness.engines.spec import (
+    COMPILER,
     DEFAULT_TARGET,
     DEFAULT_TARGETS,
     EngineSpec,
@@ -26,6 +29,7 @@ from tridiff.harness.engines.spec import (
 from tridiff.harness.targets import table
 
 if TYPE_CHECKING:
+    from tridiff.harness.isolation.isolated import Limits
     from tridiff.harness.isolation.process import Worker
     from tridiff.harness.registry import Registry
     from tridiff.harness.runner.examiner import Examiner
@@ -69,13 +73,24 @@ def worker(named: list[str], target: str, *, off: bool) -> Worker | None:
     return Worker(Setting(tuple(named), check_target(target)))
 
 
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
 @contextlib.contextmanager
 def examining(
-    worker: Worker | None, given: Settings, timeout: float | None, memory_limit: float | None, *, off: bool
+    worker: Worker | None,
+    given: Settings,
+    timeout: float | None,
+    memory_limit: float | None,
+    *,
+    off: bool,
+    most: Limits | None = None,
 ) -> Iterator[Examiner | None]:
     """What examines Cases in worker processes, of which `worker` may be the first; None where that is `off`.
 
-    The command line's limits count, else those of the settings.
+    The limits are `most`, where they are known, else the command line's, else those of the settings.
     """
     if off:
         yield None
@@ -83,7 +98,7 @@ def examining(
     from tridiff.harness.isolation.isolated import Isolated
     from tridiff.harness.preparing import limits
 
-    with contextlib.closing(Isolated(limits(given, timeout, memory_limit), worker)) as examiner:
+    with contextlib.closing(Isolated(most or limits(given, timeout, memory_limit), worker)) as examiner:
         yield examiner
 
 
@@ -146,6 +161,17 @@ def spec(engine: str | None, target: str, given: Settings, timeout: float | None
 
     wanted = EngineSpec(name=check_engine(best_engine() if engine is None else engine), target=check_target(target))
     return ready(patient(wanted, limits(given, timeout, None)))
+
+
+def again(spec: EngineSpec, given: Settings, timeout: float | None, memory_limit: float | None) -> tuple[EngineSpec, Limits]:
+    """`spec` of a case file, ready, and what its Case may take: as in the run that wrote the file."""
+    from tridiff.harness.preparing import compiling, limits, patient
+
+    if spec.name == COMPILER:
+        most, seconds = compiling(given, timeout, memory_limit, full=spec.full)
+        return replace(spec, max_seconds=seconds), most
+    known = limits(given, timeout, memory_limit)
+    return ready(patient(spec, known)), known
 
 
 def ready(spec: EngineSpec) -> EngineSpec:

@@ -65,11 +65,13 @@ class Isolated:
     """Examines in a worker process; to be closed.
 
     A death is replayed alone, in a fresh process, before it counts as the kernel's; one of a kind that was confirmed is not.
-    `started`: a worker that was started early, while the run itself still loads.
+    `started`: a worker that was started early, while the run itself still loads. `spares_from`: deaths after which there is a
+    spare; 0 where one is to stand ready before.
     """
 
-    def __init__(self, limits: Limits | None = None, started: Worker | None = None) -> None:
+    def __init__(self, limits: Limits | None = None, started: Worker | None = None, *, spares_from: int = 0) -> None:
         self.limits = limits or Limits()
+        self._spares_from = spares_from
         self._setting = started.setting if started else Setting()
         self._worker: Worker | None = None
         self._spares: list[Worker] = [started] if started else []
@@ -231,7 +233,7 @@ class Isolated:
             worker.kill()
             self._worker = None
             self._start_spares()
-        elif not self._spares and time.monotonic() - self._since > SPARE_AFTER:
+        elif not self._spares and self._deaths >= self._spares_from and time.monotonic() - self._since > SPARE_AFTER:
             self._start_spares()
 
     def _start_spares(self) -> None:

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from tridiff.harness.engines.spec import COMPILER
 from tridiff.harness.report.records import Record
 from tridiff.harness.report.summary import Counts, Deaths, Summary, findings_of, kernels_of
 
@@ -49,6 +50,8 @@ def finding_block(finding: Record, hits: int) -> Text:
     rows = [
         ("check", f"{finding['repro']['check']}: {finding['meaning']}"),
         ("kernel", _where(finding["repro"])),
+        ("targets", ", ".join(finding.get("targets", ())) or None),
+        ("triton", finding.get("triton")),
         ("what", finding["repro"]["message"]),
         ("line", finding["line"]),
         ("also fired", ", ".join(finding["others"]) or None),
@@ -62,6 +65,8 @@ def finding_block(finding: Record, hits: int) -> Text:
 
 
 def _where(repro: Mapping[str, Any]) -> str:
+    if repro["engine"] == COMPILER:
+        return f"{repro['kernel']} (op {repro['op']}) compiled for {repro['target']}"
     return f"{repro['kernel']} (op {repro['op']}) on engine {repro['engine']}, target {repro['target']}"
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
+from collections.abc import Iterator
 from typing import Any
 
 import hypothesis
@@ -18,6 +20,8 @@ from tridiff.harness.runner.seeding import draws_by_seed_alone, plain_settings
 
 MOST_IN_VAIN = 3
 """Rounds without a new Case after which there are taken to be no more."""
+BATCH = 50
+"""Cases of one batch, of which one in `PRESET_SHARE` is a preset."""
 
 
 class _Enough(BaseException):
@@ -29,14 +33,57 @@ def drawn(registry: Registry, op: str, target: str, *, count: int, seed: int) ->
 
     The same arguments give the same Cases. Raises `UsageError` for an unknown Op, or a plug-in's that draws what is no Case.
     """
-    known, domain = registry.op(op), Domain(target=target)
+    known = registry.op(op)
     cases: dict[Any, None] = {}
     for part, until in (("presets", count // PRESET_SHARE), ("strategy", count)):
         with blame.declared(registry.source_of("op", op), f"{part} of {op}"):
-            strategy: SearchStrategy[Any] = getattr(known, part)(domain)
-            check_strategy(known, part, strategy)
-            _collect(known, strategy, cases, until, f"{seed}/{op}/{part}")
+            _collect(known, _strategy(known, part, Domain(target=target)), cases, until, f"{seed}/{op}/{part}")
     return list(cases)
+
+
+def batches(registry: Registry, op: str, domain: Domain, *, seed: int, size: int = BATCH) -> Iterator[list[Any]]:
+    """Distinct Cases of the Op in `domain`, some `size` at a time, until there are no more.
+
+    One in `PRESET_SHARE` of a batch is a preset, as long as there are new ones, and they are spread over it. The same
+    arguments give the same Cases; of the domain counts only what the Op's strategies make of it. Raises as `drawn` does.
+    """
+    known = registry.op(op)
+    shares = {"presets": max(1, size // PRESET_SHARE), "strategy": size - max(1, size // PRESET_SHARE)}
+    seen: dict[str, dict[Any, None]] = {part: {} for part in shares}
+    given: set[Any] = set()
+    in_vain = 0
+    for number in itertools.count():
+        found: dict[str, list[Any]] = {}
+        for part, share in shares.items():
+            with blame.declared(registry.source_of("op", op), f"{part} of {op}"):
+                before = len(seen[part])
+                strategy = _strategy(known, part, domain)
+                name = _number(f"{seed}/{op}/{part}/batch {number}")
+                _round(known, strategy, seen[part], before + share, name, examples=share)
+                found[part] = list(seen[part])[before:]
+        drawn = dict.fromkeys(_spread(found["strategy"], found["presets"]))
+        batch = [case for case in drawn if case is not None and case not in given]
+        given.update(batch)
+        in_vain = 0 if batch else in_vain + 1
+        if in_vain >= MOST_IN_VAIN:
+            return
+        if batch:
+            yield batch
+
+
+def _spread(general: list[Any], presets: list[Any]) -> Iterator[Any]:
+    """A preset, then as many others as it stands for, and so on; None where there is none left."""
+    step = PRESET_SHARE - 1
+    groups = [general[at : at + step] for at in range(0, len(general), step)]
+    for preset, group in itertools.zip_longest(presets, groups, fillvalue=None):
+        yield preset
+        yield from group or ()
+
+
+def _strategy(op: Op, part: str, domain: Domain) -> SearchStrategy[Any]:
+    strategy: SearchStrategy[Any] = getattr(op, part)(domain)
+    check_strategy(op, part, strategy)
+    return strategy
 
 
 def _collect(op: Op, strategy: SearchStrategy[Any], cases: dict[Any, None], until: int, name: str) -> None:
@@ -49,9 +96,13 @@ def _collect(op: Op, strategy: SearchStrategy[Any], cases: dict[Any, None], unti
         in_vain = 0 if len(cases) > before else in_vain + 1
 
 
-def _round(op: Op, strategy: SearchStrategy[Any], cases: dict[Any, None], until: int, seed: int) -> None:
+def _round(
+    op: Op, strategy: SearchStrategy[Any], cases: dict[Any, None], until: int, seed: int, *, examples: int = ROUND
+) -> None:
+    """Draw into `cases` until there are `until`, or `examples` were drawn: of a longer round the first ones are small."""
+
     @hypothesis.seed(seed)
-    @hypothesis.settings(plain_settings(), max_examples=ROUND, phases=(Phase.generate,))
+    @hypothesis.settings(plain_settings(), max_examples=examples, phases=(Phase.generate,))
     @hypothesis.given(strategy)
     def draw(case: Any) -> None:
         check_drawn(op, case)

@@ -105,6 +105,21 @@ def gone(pid: int) -> bool:
     return False
 
 
+@pytest.mark.parametrize(("spares_from", "before"), [(0, 1), (1, 0)])
+def test_spares(monkeypatch: pytest.MonkeyPatch, spares_from: int, before: int) -> None:
+    """One stands ready after a while, unless it is wanted from the first death on."""
+    monkeypatch.setattr(module, "SPARE_AFTER", 0.0)
+
+    with contextlib.closing(Isolated(LIMITS, spares_from=spares_from)) as examiner:
+        bench = Bench(examiner)
+        bench.outcome("aborts", GOOD)
+        ready = len(examiner._spares)
+        bench.outcome("aborts", BAD)
+
+        assert ready == before
+        assert examiner._spares
+
+
 # What becomes of a case
 
 

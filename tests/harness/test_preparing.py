@@ -12,7 +12,7 @@ from toy.strategies.scale import ScaleCase
 from tridiff.harness import case_lists
 from tridiff.harness.engines.spec import EngineSpec, UsageError
 from tridiff.harness.isolation.isolated import MOST_BYTES, TIMEOUT
-from tridiff.harness.preparing import limits, patient, recall
+from tridiff.harness.preparing import COMPILE_SECONDS, compiling, limits, patient, recall
 from tridiff.harness.runner.campaign import Budget
 from tridiff.harness.runner.session import Session
 from tridiff.harness.runner.shards import Shard
@@ -87,3 +87,14 @@ def test_a_launch_may_take_as_long_as_a_case() -> None:
     """Otherwise a longer time for cases would be of no use; a shorter one leaves it to the process's clock."""
     assert patient(EngineSpec(), limits(Settings(), 500.0, None)).max_seconds == 500.0
     assert patient(EngineSpec(), limits(Settings(), 5.0, None)) == EngineSpec()
+
+
+def test_limits_of_compiling() -> None:
+    """A case has the time that one may take; to machine code one specialisation has, and the case has some times that."""
+    given = Settings(timeout=7.0, memory_limit=2.0)
+
+    assert [compiling(given, timeout, None, full=False)[1] for timeout in (None, 9.0)] == [7.0, 9.0]
+    assert compiling(given, None, None, full=False)[0] == limits(given, None, None)
+    known, most = compiling(given, None, None, full=True)
+    assert (known.seconds, known.most_bytes, most) == (4 * COMPILE_SECONDS, 2 << 30, COMPILE_SECONDS)
+    assert compiling(given, 9.0, None, full=True)[0].seconds == 36.0

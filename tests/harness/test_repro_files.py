@@ -62,6 +62,17 @@ def test_round_trip(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("check", "full"),
+    [("compile", False), ("resources", False), ("fp8_semantics", False), ("codegen", True), ("compile_time", True)],
+)
+def test_case_of_the_compiler(tmp_path: Path, check: str, full: bool) -> None:
+    """It is compiled again, to machine code where its check needs that."""
+    path = write(tmp_path, dataclasses.replace(FINDING, engine="compiler", check=check))
+
+    assert read(path, registry()).spec == EngineSpec(name="compiler", target="gfx1201", full=full)
+
+
 def test_form(tmp_path: Path) -> None:
     """The file is JSON that a person can read and edit."""
     text = write(tmp_path, FINDING).read_text(encoding="utf-8")
