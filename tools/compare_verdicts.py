@@ -158,7 +158,7 @@ def _sample(target: str, what: str, specialisation: Specialisation, *, device: b
 
     started = time.perf_counter()
     try:
-        _module, quick = pipeline.allocated(specialisation)
+        quick = pipeline.allocated(specialisation).figures
         middle = time.perf_counter()
         whole = machine_code.compiled(specialisation).figures
     except pipeline.Refused as error:

@@ -1,28 +1,27 @@
-"""How a kernel that Triton compiles for a target converts to and from each FP8 format.
+"""How a kernel that Triton compiles for a target converts to and from each FP8 format, in a word.
 
-From docs/reference/number_formats.md, which has the evidence: what Triton's back ends emit; AMD's "Low precision floating
-point types" (HIP documentation: gfx942 has the FNUZ formats, gfx950 the OCP's); the PTX ISA (cvt of e4m3x2 and e5m2x2 needs
-sm_89). gfx12 has instructions of the OCP formats as well, but Triton 3.6 to 3.9 do not use them for conversions.
+From the data behind docs/reference/fp8.md, which has each cast by itself, and the evidence.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection
 
+from tridiff.harness.targets import fp8_casts
+
 FORMATS = {"e4m3fn": "fp8e4nv", "e4m3fnuz": "fp8e4b8", "e5m2": "fp8e5", "e5m2fnuz": "fp8e5b16"}
 """torch's names (float8_...), with Triton's."""
 
-NATIVE, EMULATED, NOT_BF16, REFUSED = "native", "emulated", "emulated, not bf16", "refused"
+NATIVE, EMULATED, NOT_BF16, REFUSED, UNKNOWN = "native", "emulated", "emulated, not bf16", "refused", "unknown"
 MEANING = {
     NATIVE: "the target's own instructions convert",
     EMULATED: "a sequence of integer operations converts",
     NOT_BF16: "likewise, but conversions with bf16 fail to compile or give wrong numbers (Triton before 3.8)",
     REFUSED: "a kernel with this format does not compile",
+    UNKNOWN: "nobody has looked what Triton makes of this target",
 }
 
-_OCP, _FNUZ = ("e4m3fn", "e5m2"), ("e4m3fnuz", "e5m2fnuz")
-_FNUZ_WITH_BF16 = (3, 8)
-"""The first Triton whose sequences between bf16 and the FNUZ formats are right on every AMD target."""
+_WIDE = ("f32", "f16", "bf16")
 
 
 def flavour(target: str, name: str, supported: Collection[str], release: tuple[int, ...]) -> str:
@@ -32,15 +31,11 @@ def flavour(target: str, name: str, supported: Collection[str], release: tuple[i
     """
     if FORMATS[name] not in supported:
         return REFUSED
-    if name in _native(target):
-        return NATIVE
-    safe = target == "gfx942" or (target, name) == ("gfx950", "e4m3fnuz")
-    if name in _FNUZ and not safe and release < _FNUZ_WITH_BF16:
+    form, version = f"f8{name.upper()}", ".".join(map(str, release))
+    casts = {wide: [fp8_casts.conversion(target, *pair, version) for pair in ((form, wide), (wide, form))] for wide in _WIDE}
+    kinds = {cast.kind for pair in casts.values() for cast in pair}
+    if fp8_casts.UNKNOWN in kinds:
+        return UNKNOWN
+    if not all(cast.is_right for cast in casts["bf16"]):
         return NOT_BF16
-    return EMULATED
-
-
-def _native(target: str) -> tuple[str, ...]:
-    if target.startswith("sm_"):
-        return _OCP if int(target.removeprefix("sm_")) >= 89 else ()
-    return {"gfx942": _FNUZ, "gfx950": _OCP}.get(target, ())
+    return NATIVE if fp8_casts.NATIVE in kinds else EMULATED

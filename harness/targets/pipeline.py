@@ -56,12 +56,21 @@ class Figures:
     tensor_memory: int = 0
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Allocated:
+    """Triton's `module` after the allocation of memory, what it needs, and the `ttir` that it was made from, as text."""
+
+    module: Any
+    figures: Figures
+    ttir: str
+
+
 class _Cut(BaseException):
     """Ends `make_llir` where the conversion to LLVM begins."""
 
 
-def allocated(specialisation: Specialisation) -> tuple[Any, Figures]:
-    """Triton's module after the allocation of memory, and what it needs. Raises `Refused`."""
+def allocated(specialisation: Specialisation) -> Allocated:
+    """Compile up to the allocation of memory. Raises `Refused`."""
     try:
         text = generic_text(specialisation, shared=True)
     except KernelError as error:
@@ -74,7 +83,7 @@ def allocated(specialisation: Specialisation) -> tuple[Any, Figures]:
         reason = _explanation(said(), str(error))
         message = f"Triton's passes refuse {specialisation.function.__name__}: {reason}"
         raise Refused(Failure(check="compile", message=message, subject=reason)) from error
-    return module, _figures(module, specialisation)
+    return Allocated(module=module, figures=_figures(module, specialisation), ttir=text)
 
 
 def _lowered(specialisation: Specialisation, text: str) -> Any:

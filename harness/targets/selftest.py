@@ -51,7 +51,7 @@ def check(backend: str) -> None:
     """Compile the kernel both ways. Raises `TargetsDrift` where the figures differ, or nothing is allocated at all."""
     specialisation = specialised(TARGETS[backend])
     try:
-        _module, quick = pipeline.allocated(specialisation)
+        quick = pipeline.allocated(specialisation).figures
         whole = machine_code.compiled(specialisation).figures
     except (Refused, PipelineDrift) as error:
         raise _drift(backend, str(error)) from error

@@ -9,18 +9,22 @@ import json
 import logging
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any
 
 from tridiff.harness.api import Failure
 from tridiff.harness.capture import Specialisation
 from tridiff.harness.engines.cpu import cache, fingerprint
+from tridiff.harness.engines.cpu.mlir import ParseError
 from tridiff.harness.engines.cpu.ttir import printed
-from tridiff.harness.targets import allocations, machine_code, pipeline
+from tridiff.harness.targets import allocations, fp8, fp8_casts, machine_code, pipeline
 from tridiff.harness.targets.parts import Part
 from tridiff.harness.targets.pipeline import RELEASE, Figures, Refused
 
 FORMAT = "verdict-1"
 """Raised when verdicts are reached or stored in another way than before, so that old ones are not found."""
+_FP8 = "f8E"
+"""In the name of every FP8 format in MLIR."""
 _log = logging.getLogger("tridiff")
 
 
@@ -35,7 +39,7 @@ class Judgement:
 
 def fast(specialisation: Specialisation, part: Part) -> Judgement:
     """The verdict without generating code."""
-    figures, failures = _known(specialisation)
+    figures, failures = _known(specialisation, part.name)
     if figures is not None:
         failures = (*failures, *_excesses(specialisation, figures, part))
     return Judgement(figures=figures, failures=failures)
@@ -69,13 +73,13 @@ def _excesses(specialisation: Specialisation, figures: Figures, part: Part) -> I
     """What the part does not have, in the order in which Triton complains at the launch."""
     name = specialisation.function.__name__
     if figures.shared > part.shared_bytes:
-        share = allocations.largest(printed(pipeline.allocated(specialisation)[0]))
+        share = allocations.largest(printed(pipeline.allocated(specialisation).module))
         message = (
             f"{name} needs {figures.shared} bytes of shared memory (LDS), {part.name} has {part.shared_bytes} ({RELEASE})"
             + (f"; most of it is {share}" if share else "")
         )
-        line = share.line if share else None
-        yield Failure(check="resources", message=message, line=line or _defined(specialisation), subject=f"{name} shared memory")
+        # The line of the largest buffer would make several defects of one, as that changes from case to case.
+        yield Failure(check="resources", message=message, line=_defined(specialisation), subject=f"{name} shared memory")
     for what, needed, most in (
         ("columns of tensor memory", figures.tensor_memory, part.tensor_memory),
         ("threads", figures.threads, part.threads),
@@ -95,18 +99,18 @@ def _defined(specialisation: Specialisation) -> str:
 _verdicts: dict[str, tuple[Figures | None, tuple[Failure, ...]]] = {}
 
 
-def _known(specialisation: Specialisation) -> tuple[Figures | None, tuple[Failure, ...]]:
+def _known(specialisation: Specialisation, target: str) -> tuple[Figures | None, tuple[Failure, ...]]:
     """What Triton says up to the allocation, whatever the part's limits are."""
     try:
-        key = fingerprint.digest(f"{FORMAT} {fingerprint.key_of(specialisation)}")
+        key = fingerprint.digest(f"{FORMAT} {_casts()} {target} {fingerprint.key_of(specialisation)}")
     except fingerprint.Unkeyable as error:
         _log.debug("verdict not remembered: %s", error)
-        return _asked(specialisation)
+        return _asked(specialisation, target)
     if key not in _verdicts:
         store = cache.store()
         stored = None if store is None else store.get(key)
         if stored is None:
-            _verdicts[key] = _asked(specialisation)
+            _verdicts[key] = _asked(specialisation, target)
             if store is not None:
                 store.put(key, _written(*_verdicts[key]))
         else:
@@ -114,12 +118,29 @@ def _known(specialisation: Specialisation) -> tuple[Figures | None, tuple[Failur
     return _verdicts[key]
 
 
-def _asked(specialisation: Specialisation) -> tuple[Figures | None, tuple[Failure, ...]]:
+def _asked(specialisation: Specialisation, target: str) -> tuple[Figures | None, tuple[Failure, ...]]:
     try:
-        _module, figures = pipeline.allocated(specialisation)
+        found = pipeline.allocated(specialisation)
     except Refused as error:
         return None, (error.failure,)
-    return figures, ()
+    return found.figures, tuple(_wrong_casts(found, target))
+
+
+def _wrong_casts(found: pipeline.Allocated, target: str) -> list[Failure]:
+    """What the table of FP8 casts says of those that are left after Triton's passes, which bring in some of their own."""
+    if _FP8 not in found.ttir:
+        return []
+    try:
+        return fp8.faults_of(target, printed(found.module))
+    except ParseError as error:  # an attribute of TTGIR that we cannot read, say
+        _log.debug("FP8 casts are taken from TTIR: %s", error)
+        return fp8.faults_of(target, found.ttir)
+
+
+@lru_cache(maxsize=1)
+def _casts() -> str:
+    """A digest of the table of FP8 casts."""
+    return fingerprint.digest(fp8_casts.DATA.read_bytes())
 
 
 def _written(figures: Figures | None, failures: tuple[Failure, ...]) -> str:
