@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from hypothesis.strategies import SearchStrategy
 
-from tridiff.harness.api import CaseError, Expected, Kernel, Op, Verdict, from_json, require, to_json
-from tridiff.harness.engines.spec import ENGINES, UsageError, nearest
+from tridiff.harness.api import CHECKS, COMPILER, CaseError, Expected, Fault, Kernel, Op, Verdict, from_json, require, to_json
+from tridiff.harness.engines.spec import ENGINES, UsageError, check_target, nearest
 
 _OP_NAME = re.compile(r"[a-z][a-z0-9_]*")
 _KERNEL_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
@@ -45,6 +45,7 @@ def check_op(op: Any, reference: Any) -> None:
         if not (getattr(op, part) is None or callable(getattr(op, part))):
             raise UsageError(f"op {op.name!r}: {part} is {_shown(getattr(op, part))}: must be a function ({takes}), or None")
     _check_models(op)
+    _check_placements(op)
     _check_case(op)
 
 
@@ -55,6 +56,15 @@ def _check_models(op: Op) -> None:
     for name, variants in models.items():
         if not (isinstance(name, str) and isinstance(variants, tuple) and all(isinstance(each, str) for each in variants)):
             raise UsageError(f"op {op.name!r}: models has {name!r}: {_shown(variants)}: must be a name with a tuple of names")
+
+
+def _check_placements(op: Op) -> None:
+    placements: Any = op.placements
+    if not isinstance(placements, Mapping):
+        raise UsageError(f"op {op.name!r}: placements is {_shown(placements)}: must map names to functions (case)")
+    for name, place in placements.items():
+        if not (isinstance(name, str) and callable(place)):
+            raise UsageError(f"op {op.name!r}: placements has {name!r}: {_shown(place)}: must be a name with a function (case)")
 
 
 def _check_case(op: Op) -> None:
@@ -134,7 +144,7 @@ def check_kernel(kernel: Any) -> None:
 
 
 def kernel_module(kernel: Kernel) -> ModuleType:
-    """The module of `kernel`, which must have its launcher and what it says of its rounding.
+    """The module of `kernel`, which must have its launcher, what it says of its rounding, and its exception class.
 
     Raises `UsageError`, and whatever the module itself raises when it is imported.
     """
@@ -144,7 +154,53 @@ def kernel_module(kernel: Kernel) -> ModuleType:
         if name is not None and not callable(getattr(module, str(name), None)):
             hint = nearest(str(name), (known for known, value in vars(module).items() if callable(value)))
             raise UsageError(f"kernel {kernel.name!r}: {field}={name!r}: module {kernel.module!r} has no such function{hint}")
+    _check_unsupported(kernel, module)
     return module
+
+
+def _check_unsupported(kernel: Kernel, module: ModuleType) -> None:
+    name: Any = kernel.unsupported
+    if name is not None and not _is_refusal(getattr(module, str(name), None)):
+        hint = nearest(str(name), (known for known, value in vars(module).items() if _is_refusal(value)))
+        raise UsageError(
+            f"kernel {kernel.name!r}: unsupported={name!r}: module {kernel.module!r} has no such exception class{hint}; "
+            "it must be one of its own, for what the GPU cannot do, and not every Exception"
+        )
+
+
+def _is_refusal(value: Any) -> bool:
+    """Whether `value` is an exception class that says something: what is any Exception would hide defects of the launcher."""
+    return isinstance(value, type) and issubclass(value, Exception) and value is not Exception
+
+
+def check_fault(fault: Any) -> None:
+    """Raise `UsageError` unless `fault`'s checks and target can be used."""
+    if not isinstance(fault, Fault):
+        raise UsageError(f"register_fault takes a Fault, not a {type(fault).__name__}")
+    if not fault.checks:
+        raise UsageError(f"fault {fault.name!r} names no check that must catch it; checks: {', '.join(CHECKS)}")
+    unknown = fault.checks - set(CHECKS)
+    if unknown:
+        raise UsageError(
+            f"fault {fault.name!r} expects unknown checks: {', '.join(sorted(unknown))}; checks: {', '.join(CHECKS)}"
+        )
+    compiler, others = (", ".join(sorted(names)) for names in (fault.checks & COMPILER, fault.checks - COMPILER))
+    if compiler and others:
+        raise UsageError(f"fault {fault.name!r} expects {compiler} of the compiler beside {others} of a run: split it in two")
+    _check_fault_target(fault, compiles=bool(compiler))
+
+
+def _check_fault_target(fault: Fault, *, compiles: bool) -> None:
+    if fault.target == "":
+        return
+    try:
+        check_target(fault.target)
+    except UsageError as error:
+        raise UsageError(f"fault {fault.name!r}: {error}") from error
+    if not compiles:
+        raise UsageError(
+            f"fault {fault.name!r} has target={fault.target!r}: only one that shows when it is compiled has a target of its own"
+        )
 
 
 def _imported(kernel: Kernel) -> ModuleType:

@@ -16,10 +16,10 @@ from functools import lru_cache
 from typing import Any
 
 from tridiff.harness.announced import LEFT_OUT
-from tridiff.harness.api import CHECKS, Fault, Kernel, Op, Patch, Reference, Verdict
+from tridiff.harness.api import Fault, Kernel, Op, Patch, Reference, Verdict
 from tridiff.harness.blame import BUILT_IN, described
 from tridiff.harness.capture import targeting
-from tridiff.harness.declarations import check_kernel, check_op, kernel_module, verdict_of
+from tridiff.harness.declarations import check_fault, check_kernel, check_op, kernel_module, verdict_of
 from tridiff.harness.engines.spec import DEFAULT_TARGET, UsageError, nearest
 
 
@@ -75,17 +75,9 @@ class Registry:
             raise UsageError(f"kernel {kernel.name!r}: {raised}") from error
 
     def register_fault(self, fault: Fault) -> None:
-        """Add a Fault of a registered Kernel. Raises `UsageError` for an unknown kernel or check, or a name taken."""
-        if not isinstance(fault, Fault):
-            raise UsageError(f"register_fault takes a Fault, not a {type(fault).__name__}")
+        """Add a Fault of a registered Kernel. Raises `UsageError` for an unknown kernel, check or target, or a name taken."""
+        check_fault(fault)
         self.kernel(fault.kernel)
-        unknown = fault.checks - set(CHECKS)
-        if not fault.checks:
-            raise UsageError(f"fault {fault.name!r} names no check that must catch it; checks: {', '.join(CHECKS)}")
-        if unknown:
-            raise UsageError(
-                f"fault {fault.name!r} expects unknown checks: {', '.join(sorted(unknown))}; checks: {', '.join(CHECKS)}"
-            )
         known = self.faults.setdefault(fault.kernel, [])
         if any(other.name == fault.name for other in known):
             by = self._by("fault", fault.kernel, fault.name)
@@ -202,7 +194,7 @@ def register_family(registry: Registry, name: str, package: str = "tridiff") -> 
 
 
 def families() -> list[str]:
-    """Names of the built-in families: the modules that `kernels.faults` holds."""
+    """Names of the built-in families: the modules, or packages, that `kernels.faults` holds."""
     package = importlib.import_module("tridiff.kernels.faults")
     return sorted(module.name for module in pkgutil.iter_modules(package.__path__))
 

@@ -26,12 +26,21 @@ KERNELS = (
         "op": "decode_attention",
         "launcher": "decode_attention",
         "rounding": "rounding",
+        "unsupported": "Unsupported",
         "engines": ("cpu",),
     },
 )
 
 SHARED_MEMORY = {"hip": 65536, "cuda": 101376}
 """Bytes of shared memory (LDS) that a program may use: the smallest part of each platform, gfx942 and sm_86."""
+
+
+E4M3FN_SINCE = 89
+"""The first of NVIDIA's parts, sm_89, for which Triton converts e4m3fn."""
+
+
+class Unsupported(NotImplementedError):
+    """The GPU lacks what the arguments ask for: an FP8 format. Raised before anything is compiled."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +99,7 @@ def decode_attention(
     `key_cache`, `v_scale` the same tensor as `k_scale`.
 
     The last dimension of every tensor must be dense. Lengths and page ids are not validated: they live on the device.
-    Raises ValueError for anything else that the above does not allow; Triton raises where the GPU lacks the FP8 format.
+    Raises ValueError for anything else that the above does not allow, and `Unsupported` where the GPU lacks the FP8 format.
     """
     keys, values = paged("key_cache", key_cache, page_size), paged("value_cache", value_cache, page_size)
     check_tensors(
@@ -108,6 +117,7 @@ def decode_attention(
     tiles = choose_tiles(platform=platform, dtype=query.dtype, group=group, lk=lk, lv=lv, is_mla=is_mla, is_fp8=is_fp8)
     if rows == 0:
         return
+    _check_format(platform, keys.dtype)
     partial_output = torch.empty((rows, heads, num_kv_splits, lv), dtype=torch.float32, device=query.device)
     partial_lse = torch.empty((rows, heads, num_kv_splits), dtype=torch.float32, device=query.device)
     head_blocks = kv_heads * triton.cdiv(group, tiles.block_h)
@@ -228,9 +238,31 @@ def _bytes_on_cuda(tiles: Tiles, itemsize: int, is_mla: bool, is_fp8: bool) -> i
     return max(looped, tiles.block_h * values * 4)
 
 
+def _on(backend: str) -> bool:
+    """Whether Triton compiles for that vendor; its other back ends, a test's, say, refuse a vendor's launch options."""
+    return bool(triton.runtime.driver.active.get_current_target().backend == backend)
+
+
 def _on_hip(platform: str) -> bool:
-    """Whether HIP's launch options may be given; Triton's other back ends (a test's, say) refuse them as unknown."""
-    return platform == "hip" and triton.runtime.driver.active.get_current_target().backend == "hip"
+    """Whether HIP's launch options may be given."""
+    return platform == "hip" and _on("hip")
+
+
+def _check_format(platform: str, dtype: torch.dtype) -> None:
+    """Raise `Unsupported` where the GPU cannot convert an FP8 format: Triton would say so from inside of the kernel.
+
+    NVIDIA has no FNUZ formats, and e4m3fn from sm_89 on (`supported_fp8_dtypes` of Triton's back end). AMD's parts convert all of
+    `FP8_DTYPES` to float32, in software where they must; a conversion of e4m3fnuz straight to bfloat16 aborts the compiler on
+    gfx90a and gfx11.
+    """
+    if platform != "cuda" or dtype not in FP8_DTYPES or not _on("cuda"):
+        return
+    arch = triton.runtime.driver.active.get_current_target().arch
+    name = str(dtype).removeprefix("torch.")
+    if dtype == torch.float8_e4m3fnuz:
+        raise Unsupported(f"caches of {name} on sm_{arch}: NVIDIA has no such format, convert them to float8_e4m3fn")
+    if dtype == torch.float8_e4m3fn and arch < E4M3FN_SINCE:
+        raise Unsupported(f"caches of {name} on sm_{arch}: needs sm_{E4M3FN_SINCE} or later, use float8_e5m2 or bfloat16 caches")
 
 
 def _matrix_options(platform: str, tiles: Tiles) -> dict[str, int]:

@@ -36,8 +36,8 @@ KV_LORA_RANKS = {16: 5, 17: 1, 64: 6, 72: 1, 128: 5, 192: 2, 256: 6, 512: 5}
 """Widths Lv of latent caches."""
 
 ROPE_DIMS = {16: 4, 32: 3, 64: 7, 128: 1, 0: 2, 24: 2, 96: 2, 1: 1, 2: 1, 4: 1, 8: 1}
-"""Lk - Lv. Fewer than 16 columns are too narrow for NVIDIA's matrix instructions, but not for AMD's. 24 and 96 are no powers of
-two: there, and on NVIDIA only there, the last columns of the PE slab are padding."""
+"""Lk - Lv. NVIDIA's matrix instructions add up no fewer than 16 columns: a slab of 1 to 8 must be padded. 24 and 96 are no powers
+of two: the last columns of their slab are padding, too."""
 
 
 @st.composite
@@ -52,16 +52,8 @@ def head_dims(draw: st.DrawFn, *, max_sum: int) -> dict[str, Any]:
 
 
 @st.composite
-def latent_dims(draw: st.DrawFn, *, max_sum: int, platform: str) -> dict[str, Any]:
-    """`head_dim` and `head_dim_v` of latent attention, Lv <= Lk, with Lk + Lv <= `max_sum` (at least 48); simplest: 32 and 16.
-
-    `platform`: see `rope_fits_platform`.
-    """
+def latent_dims(draw: st.DrawFn, *, max_sum: int) -> dict[str, Any]:
+    """`head_dim` and `head_dim_v` of latent attention, Lv <= Lk, with Lk + Lv <= `max_sum` (at least 48); simplest: 32 and 16."""
     rank = draw(choose(KV_LORA_RANKS, lambda rank: 2 * rank + SMALLEST <= max_sum))
-    rope = draw(choose(ROPE_DIMS, lambda rope: 2 * rank + rope <= max_sum and rope_fits_platform(rope, platform)))
+    rope = draw(choose(ROPE_DIMS, lambda rope: 2 * rank + rope <= max_sum))
     return {"head_dim": rank + rope, "head_dim_v": rank}
-
-
-def rope_fits_platform(rope: int, platform: str) -> bool:
-    """Whether Lk - Lv may be `rope`: 0 or at least 16 on "cuda", whose matrix instructions reduce no fewer columns."""
-    return platform == "hip" or not 0 < rope < SMALLEST

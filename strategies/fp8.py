@@ -38,6 +38,7 @@ SCALE_FORMS = ("scalar", "vector", "absent", "unread")
 Of other caches, as None; "unread": as tensors all the same, which hold poison."""
 
 _SAME = 17
+_EACH = 4
 _MOST_CODE = 0.25
 _LEAST_CODE = 2.0**-6
 
@@ -46,19 +47,24 @@ def formats(target: str) -> Weights[str]:
     """FP8 formats of caches that kernels for `target` can read, by weight.
 
     gfx942 has the FNUZ formats in hardware and the OCP ones in software, gfx950 the reverse; elsewhere FNUZ is no format of
-    the part, and Triton's back end fails on it on gfx90a and gfx11. NVIDIA has OCP e4m3 from sm_89 on (Triton's
-    `supported_fp8_dtypes`).
+    the part, and converted to bfloat16 it aborts Triton's back end on gfx90a and gfx11. NVIDIA has OCP e4m3 from sm_89 on
+    (Triton's `supported_fp8_dtypes`).
     """
     return _FORMATS.get(target, _OCP)
 
 
+def offered(target: str, *, whole: bool) -> Weights[str]:
+    """`formats`; with `whole` all that there are, so that a launcher is asked for what the part lacks as well."""
+    return {**formats(target), **dict.fromkeys(DTYPES, _EACH)} if whole else formats(target)
+
+
 @st.composite
-def cache_types(draw: st.DrawFn, target: str) -> dict[str, Any]:
-    """`cache_dtype`, "same" or a format of `target`, with the latter `k_scale` and `v_scale`; simplest: "same".
+def cache_types(draw: st.DrawFn, target: str, *, whole: bool) -> dict[str, Any]:
+    """`cache_dtype`, "same" or a format `offered` for `target`, with the latter `k_scale` and `v_scale`; simplest: "same".
 
     Drawn before the values, which must suit the scales: the other way round a scale could not become simpler alone.
     """
-    cache_dtype = draw(choose({"same": _SAME, **formats(target)}))
+    cache_dtype = draw(choose({"same": _SAME, **offered(target, whole=whole)}))
     if cache_dtype == "same":
         return {"cache_dtype": cache_dtype}
     return {"cache_dtype": cache_dtype, "k_scale": draw(choose(K_SCALES)), "v_scale": draw(choose(V_SCALES))}

@@ -28,6 +28,7 @@ def prove_document(
                 "fault": proof.fault.name,
                 "kernel": proof.fault.kernel,
                 "expected": sorted(proof.fault.checks),
+                "target": proof.fault.target or spec.target,
                 "caught_by": proof.finding.check if proof.finding else None,
                 "examples": proof.examples,
                 "shrunk": proof.shrunk if proof.finding else None,

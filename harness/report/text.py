@@ -9,7 +9,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from tridiff.harness.api import Finding
+from tridiff.harness.api import Fault, Finding
 from tridiff.harness.registry import Registry
 from tridiff.harness.report.recording import differing, finding_fields
 from tridiff.harness.report.run_text import described, finding_block
@@ -43,12 +43,17 @@ def prove_table(proofs: Iterable[Proof]) -> Table:
         finding = proof.finding
         table.add_row(
             proof.fault.name,
-            ", ".join(sorted(proof.fault.checks)),
+            _expected(proof.fault),
             finding.check if finding else Text("MISSED", style="bold red"),
             str(proof.examples),
             _proof_case(proof),
         )
     return table
+
+
+def _expected(fault: Fault) -> str:
+    checks = ", ".join(sorted(fault.checks))
+    return f"{checks} on {fault.target}" if fault.target else checks
 
 
 def _proof_case(proof: Proof) -> str:

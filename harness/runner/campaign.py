@@ -80,8 +80,8 @@ class Campaign:
 
     `accept`: which Findings count; the others are examined and ignored. `stop_at_first`: end with the first Finding.
     `models`: draw presets of these alone, and nothing else. `first`: Cases to examine before any is drawn; they are not
-    part of the budget, and left out where the Op does not allow them on this target. `examiner`: runs the Cases; None: this
-    process does. `begin`: called before a Case runs.
+    part of the budget, and left out where the Op does not allow them on this target. `whole`: see `Domain`. `examiner`: runs
+    the Cases; None: this process does. `begin`: called before a Case runs.
     """
 
     ref: KernelRef
@@ -94,6 +94,7 @@ class Campaign:
     stop_at_first: bool = False
     models: tuple[str, ...] = ()
     first: Sequence[Any] = ()
+    whole: bool = False
     examiner: Examiner | None = None
     begin: Callable[[KernelRef, EngineSpec, Any], None] = lambda _ref, _spec, _case: None
     findings: dict[str, Finding] = field(default_factory=dict)
@@ -131,7 +132,7 @@ class Campaign:
 
     @property
     def _domain(self) -> Domain:
-        return Domain(target=self.spec.target, models=self.models)
+        return Domain(target=self.spec.target, models=self.models, whole=self.whole)
 
     def _strategy(self, part: str, domain: Domain) -> SearchStrategy[Any]:
         with self.declared(part):

@@ -1,12 +1,16 @@
-"""prove: a check that never failed has not been tested; so every Fault is hunted until an expected check catches it."""
+"""prove: a check that never failed has not been tested; so every Fault is hunted until an expected check catches it.
+
+A Fault whose checks are those of the compiler is compiled for the target where it shows, and not run.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 
+from tridiff.harness.api import COMPILER as COMPILER_CHECKS
 from tridiff.harness.api import Fault, Finding, Kernel
-from tridiff.harness.engines.spec import EngineSpec
+from tridiff.harness.engines.spec import COMPILER, EngineSpec
 from tridiff.harness.registry import Registry, builtin
 from tridiff.harness.runner.campaign import Budget, Campaign
 from tridiff.harness.runner.events import Event, FindingMinimal, FindingSeen, Listener
@@ -15,6 +19,8 @@ from tridiff.harness.runner.examiner import Examiner
 
 EXAMPLES = 200
 """A Fault must be caught within this many drawn examples."""
+COMPILE_SECONDS = 10.0
+"""What a Fault of `compile_time` must exceed: to wait for as long as a user's budget allows would prove no more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,20 +55,41 @@ def prove(
     registry: Registry | None = None,
     examiner: Examiner | None = None,
 ) -> Iterator[Proof]:
-    """One `Proof` for each Fault of `kernels`, in order; `announce` is called as each one starts."""
+    """One `Proof` for each Fault of `kernels`, in the order of `in_turn`; `announce` is called as each one starts."""
     known = registry or builtin()
-    for kernel in kernels:
-        for fault in known.faults.get(kernel.name, []):
-            announce(fault)
-            yield prove_fault(
-                fault,
-                spec,
-                seed=seed,
-                examples=examples,
-                listener=listener,
-                registry=known,
-                examiner=examiner,
-            )
+    for fault in in_turn((fault for kernel in kernels for fault in known.faults.get(kernel.name, [])), spec):
+        announce(fault)
+        yield prove_fault(
+            fault,
+            spec,
+            seed=seed,
+            examples=examples,
+            listener=listener,
+            registry=known,
+            examiner=examiner,
+        )
+
+
+def in_turn(faults: Iterable[Fault], spec: EngineSpec) -> list[Fault]:
+    """`faults` in their order, but target by target: a worker process serves one alone, and starting another takes seconds."""
+    groups: dict[tuple[str, str], list[Fault]] = {}
+    for fault in faults:
+        hunted = spec_for(fault, spec)
+        groups.setdefault((hunted.target, hunted.name), []).append(fault)
+    return [fault for key in sorted(groups, key=lambda key: key[0] != spec.target) for fault in groups[key]]
+
+
+def spec_for(fault: Fault, spec: EngineSpec) -> EngineSpec:
+    """The engine and target by which `fault` is hunted: `spec`'s, or the compiler for a target of the Fault's own.
+
+    The whole pipeline is only for what takes its time there: that is seconds for every Case.
+    """
+    if not fault.checks <= COMPILER_CHECKS:
+        return spec
+    compiling = replace(spec, name=COMPILER, target=fault.target or spec.target)
+    if "compile_time" not in fault.checks:
+        return compiling
+    return replace(compiling, full=True, max_seconds=min(spec.max_seconds, COMPILE_SECONDS))
 
 
 def prove_fault(
@@ -76,7 +103,7 @@ def prove_fault(
     registry: Registry | None = None,
     examiner: Examiner | None = None,
 ) -> Proof:
-    """Hunt one Fault until an expected check catches it."""
+    """Hunt one Fault until an expected check catches it; one of the compiler's over the whole domain, refusals included."""
     seen: list[int] = []
     shrunk: list[bool] = []
     strays = 0
@@ -94,15 +121,17 @@ def prove_fault(
         return finding.check in fault.checks
 
     known = registry or builtin()
+    hunted = spec_for(fault, spec)
     campaign = Campaign(
         KernelRef(kernel=fault.kernel, fault=fault.name, plugins=known.plugins),
-        spec,
+        hunted,
         seed,
         Budget(examples=examples, shrink_seconds=shrink_seconds),
         watch,
         known,
         accept=expected,
         stop_at_first=True,
+        whole=hunted.name == COMPILER,
         examiner=examiner,
     )
     findings = list(campaign.run().values())

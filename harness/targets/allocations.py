@@ -37,26 +37,29 @@ class Share:
         return f"{self.name + ', ' if self.name else ''}{self.form}, {self.size} bytes{place}"
 
 
-def largest(text: str) -> Share | None:
-    """The largest share in a module in MLIR's generic form; None where nothing is allocated, or the text cannot be read.
+def largest(text: str, shared: int) -> Share | None:
+    """The largest share in a module in MLIR's generic form that has `shared` bytes in all.
 
-    The size of what is staged for a conversion or a reduction is that of its operand: padding comes on top.
+    None where nothing is allocated, or the text cannot be read. What is staged for a conversion or a reduction takes as much as
+    its operand, unless that goes piece by piece: no share reaches beyond the end.
     """
     try:
         module = parse(text)
     except ParseError:
         return None
-    return max(_shares(module), key=lambda share: share.size, default=None)
+    return max(_shares(module, shared), key=lambda share: share.size, default=None)
 
 
-def _shares(operation: Operation) -> Iterator[Share]:
+def _shares(operation: Operation, shared: int) -> Iterator[Share]:
     if _OFFSET in operation.properties:
+        room = shared - operation.properties[_OFFSET]
         for kind in _staged(operation):
-            yield Share(name=_name(operation), form=_form(*kind), size=_size(*kind), location=operation.location)
+            size = min(_size(*kind), room)
+            yield Share(name=_name(operation), form=_form(*kind), size=size, location=operation.location)
     for region in operation.regions:
         for block in region.blocks:
             for inner in block.operations:
-                yield from _shares(inner)
+                yield from _shares(inner, shared)
 
 
 def _staged(operation: Operation) -> Iterator[tuple[tuple[int, ...], str]]:

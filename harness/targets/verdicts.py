@@ -73,7 +73,7 @@ def _excesses(specialisation: Specialisation, figures: Figures, part: Part) -> I
     """What the part does not have, in the order in which Triton complains at the launch."""
     name = specialisation.function.__name__
     if figures.shared > part.shared_bytes:
-        share = allocations.largest(printed(pipeline.allocated(specialisation).module))
+        share = allocations.largest(printed(pipeline.allocated(specialisation).module), figures.shared)
         message = (
             f"{name} needs {figures.shared} bytes of shared memory (LDS), {part.name} has {part.shared_bytes} ({RELEASE})"
             + (f"; most of it is {share}" if share else "")

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from tridiff.harness.api import Arena, CaseError, Domain
 from tridiff.harness.engines.spec import TARGETS
 from tridiff.strategies import fp8
-from tridiff.strategies.decode_attention import OP, build, cases, preset_cases
+from tridiff.strategies.decode_attention import OP, build, cases, preset_cases, within
 from tridiff.strategies.decode_attention import DecodeAttentionCase as Case
 from tridiff.strategies.models import MLA_MODELS
 
@@ -67,12 +67,10 @@ def test_every_target_has_formats_and_tile_rules(target: str) -> None:
     assert fp8.formats(target)
 
 
-def test_few_rope_columns_are_for_amd_alone() -> None:
-    """NVIDIA's matrix instructions have no reduction of fewer than 16 columns."""
-    rope = {target: {c.head_dim - c.head_dim_v for c in drawn(target) if c.is_mla} for target in ("gfx942", "sm_90")}
-
-    assert {1, 2, 4, 8} <= rope["gfx942"]
-    assert all(width == 0 or width >= 16 for width in rope["sm_90"])
+@pytest.mark.parametrize("target", ["gfx942", "sm_90"])
+def test_few_rope_columns_are_for_every_platform(target: str) -> None:
+    """Also for NVIDIA's matrix instructions, which have no reduction of fewer than 16 columns: slabs must be padded."""
+    assert {1, 2, 4, 8} <= {case.head_dim - case.head_dim_v for case in drawn(target) if case.is_mla}
 
 
 def test_the_pairs_of_real_models_are_drawn() -> None:
@@ -269,4 +267,37 @@ def test_what_is_drawn_lies_within_the_domain(target: str) -> None:
     assert all(OP.within(case, domain) for case in drawn(target))
     assert not OP.within(Case(platform="hip" if domain.platform == "cuda" else "cuda"), domain)
     assert OP.within(Case(platform=domain.platform, cache_dtype="float8_e4m3fnuz"), domain) == (target == "gfx942")
-    assert OP.within(Case(platform=domain.platform, is_mla=True, head_dim=17), domain) == (domain.platform == "hip")
+
+
+@pytest.mark.parametrize("target", ["gfx90a", "sm_80", "sm_100"])
+def test_the_whole_domain_has_every_format(target: str) -> None:
+    """Also those that the target lacks, since a launcher must refuse them; all else is as in the target's own domain."""
+    domain = Domain(target=target, whole=True)
+    seen: set[str] = set()
+
+    @settings(QUIETLY, max_examples=200)
+    @given(cases(domain))
+    def collect(case: Case) -> None:
+        seen.add(case.cache_dtype)
+        assert within(case, domain)
+        assert case.platform == domain.platform
+
+    collect()
+
+    assert seen == {"same", *fp8.DTYPES}
+    assert not within(Case(platform="hip" if domain.platform == "cuda" else "cuda"), domain)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_placements(dtype: str) -> None:
+    """Production's, the first, is aligned and beyond 2 GiB; small ones are not, and no misaligned pointer is divisible by 16."""
+    case = Case(dtype=dtype, cache_dtype="float8_e5m2", k_scale=0.37, seq_lens=(3,), lead=4)
+
+    tensors = {name: build(place(case), Arena()) for name, place in OP.placements.items()}
+
+    assert list(tensors) == ["production", "small", "misaligned"]
+    for name, placed in tensors.items():
+        caches = [placed["key_cache"], placed["value_cache"]]
+        assert all((tensor.data_ptr() % 16 == 0) == (name != "misaligned") for tensor in (placed["query"], *caches))
+        assert all((cache.untyped_storage().size() > 2**31) == (name != "small") for cache in caches)
+        assert torch.equal(placed["query"], tensors["production"]["query"])

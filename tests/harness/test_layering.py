@@ -6,6 +6,7 @@ Imports inside functions and below `TYPE_CHECKING` count as well: these rules ar
 from __future__ import annotations
 
 import ast
+import pkgutil
 import re
 import sys
 from collections.abc import Iterator
@@ -60,8 +61,8 @@ LAYERS = {
 
 
 def family_names(root: Path) -> list[str]:
-    """The kernel families of the checkout at `root`: as for the registry, the modules of kernels/faults."""
-    return sorted(path.stem for path in (root / "kernels" / "faults").glob("*.py") if path.stem != "__init__")
+    """The kernel families of the checkout at `root`: as for the registry, the modules and packages in kernels/faults."""
+    return sorted(module.name for module in pkgutil.iter_modules([str(root / "kernels" / "faults")]))
 
 
 def named_families(source: Source, families: list[str]) -> Iterator[str]:

@@ -12,7 +12,7 @@ import torch
 from toy.family import registry
 
 from tridiff.harness.api import Fault, Kernel, Op, Patch
-from tridiff.harness.engines.spec import UsageError
+from tridiff.harness.engines.spec import TARGETS, UsageError
 from tridiff.harness.registry import Registry, builtin, families, register_family
 
 FAULT = Fault(name="new", kernel="scale", description="A defect.", patches=(Patch(old="a", new="b"),), checks=frozenset({"nan"}))
@@ -79,6 +79,69 @@ def test_fault_needs_a_kernel_and_checks() -> None:
     with pytest.raises(UsageError, match=r"^fault 'new' names no check that must catch it; checks: launch, "):
         known.register_fault(dataclasses.replace(FAULT, checks=frozenset()))
     assert "new" not in [fault.name for fault in known.faults["scale"]]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"checks": frozenset({"resources", "nan", "compile"})},
+            "fault 'new' expects compile, resources of the compiler beside nan of a run: split it in two",
+        ),
+        (
+            {"checks": frozenset({"compile"}), "target": "gfx943"},
+            "fault 'new': unknown target 'gfx943': did you mean 'gfx942'?; targets: " + ", ".join(TARGETS),
+        ),
+        (
+            {"target": "gfx942"},
+            "fault 'new' has target='gfx942': only one that shows when it is compiled has a target of its own",
+        ),
+    ],
+)
+def test_faults_of_the_compiler(change: dict[str, Any], message: str) -> None:
+    """Checks of the compiler stand alone, and only they go with a target, which must be known."""
+    known = registry()
+
+    with refuses(message):
+        known.register_fault(dataclasses.replace(FAULT, **change))
+
+    known.register_fault(dataclasses.replace(FAULT, checks=frozenset({"compile", "resources"}), target="sm_90"))
+    assert known.fault("scale", "new").target == "sm_90"
+
+
+def test_a_refusal_is_an_exception_class_of_the_module() -> None:
+    """A name that the module lacks, that is no exception class or every Exception is refused; the nearest one is named."""
+    known = registry()
+    kernel = dataclasses.replace(known.kernel("scale"), name="other")
+    rest = "it must be one of its own, for what the GPU cannot do, and not every Exception"
+
+    for name, hint in (("Refused", ": did you mean 'Refusal'?"), ("torch", ""), ("Everything", "")):
+        message = f"kernel 'other': unsupported={name!r}: module 'toy.kernels.scale' has no such exception class{hint}; {rest}"
+        with pytest.MonkeyPatch.context() as patch, refuses(message):
+            patch.setattr("toy.kernels.scale.Refusal", type("Refusal", (NotImplementedError,), {}), raising=False)
+            patch.setattr("toy.kernels.scale.Everything", Exception, raising=False)
+            known.register_kernel(dataclasses.replace(kernel, unsupported=name))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("toy.kernels.scale.Refusal", type("Refusal", (NotImplementedError,), {}), raising=False)
+        known.register_kernel(dataclasses.replace(kernel, unsupported="Refusal"))
+    assert known.kernel("other").unsupported == "Refusal"
+
+
+@pytest.mark.parametrize(
+    ("placements", "message"),
+    [
+        (None, "op 'other': placements is None: must map names to functions (case)"),
+        ({"production": 1}, "op 'other': placements has 'production': 1: must be a name with a function (case)"),
+    ],
+)
+def test_placements_are_functions_by_name(placements: Any, message: str) -> None:
+    """Anything else is refused when the Op is registered."""
+    known = registry()
+    op = dataclasses.replace(known.op("scale"), name="other", placements=placements)
+
+    with refuses(message):
+        known.register_op(op, known.references["scale"])
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from types import ModuleType
 
@@ -38,8 +38,10 @@ def tiled(
     return launches[0].specialisation
 
 
-def of_kernel(registry: Registry, kernel: Kernel, target: str, *, count: int, seed: int) -> Iterator[Specialisation]:
-    """What `kernel` launches for drawn cases in every placement, each specialisation once, up to `count`."""
+def of_kernel(
+    registry: Registry, kernel: Kernel, target: str, *, count: int, seed: int, placements: Container[str] | None = None
+) -> Iterator[Specialisation]:
+    """What `kernel` launches for drawn cases in all `placements` (None: every), each specialisation once, up to `count`."""
     op, module = registry.op(kernel.op), load(kernel, None, target)
     seen: dict[str, Specialisation] = {}
 
@@ -48,7 +50,9 @@ def of_kernel(registry: Registry, kernel: Kernel, target: str, *, count: int, se
 
     given = 0
     for case in drawn(registry, kernel.op, target, count=count, seed=seed):
-        for place in op.placements.values() or (lambda case: case,):
+        for name, place in (op.placements or {"drawn": lambda case: case}).items():
+            if op.placements and placements is not None and name not in placements:
+                continue
             with _ignoring(kernel, module), capturing(target, receive, _nothing, prepare=receive, every=True):
                 getattr(module, kernel.launcher)(**op.build(place(case), Arena()))
         new = list(seen.values())[given:]

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import torch
 from launching import VERSION, captured
-from shared_memory import shared_bytes
 
-from tridiff.kernels.decode_attention import SHARED_MEMORY, choose_tiles, decode_attention, rounding
+from tridiff.harness.capture import Launch, capturing
+from tridiff.harness.targets.pipeline import allocated
+from tridiff.kernels.decode_attention import SHARED_MEMORY, Unsupported, choose_tiles, decode_attention, rounding
 
 
 def arguments() -> dict[str, Any]:
@@ -146,6 +147,45 @@ def test_scales_concern_fp8_only() -> None:
     assert all(given[1][name] is scale for name, scale in scales.items())
 
 
+FORMATS = [
+    ("sm_80", torch.float8_e4m3fn, "needs sm_89 or later, use float8_e5m2 or bfloat16 caches"),
+    ("sm_86", torch.float8_e4m3fn, "needs sm_89 or later, use float8_e5m2 or bfloat16 caches"),
+    ("sm_89", torch.float8_e4m3fn, None),
+    ("sm_86", torch.float8_e5m2, None),
+    ("sm_90", torch.float8_e4m3fnuz, "NVIDIA has no such format, convert them to float8_e4m3fn"),
+    ("sm_120", torch.float8_e4m3fnuz, "NVIDIA has no such format, convert them to float8_e4m3fn"),
+    ("gfx90a", torch.float8_e4m3fnuz, None),
+    ("gfx1201", torch.float8_e4m3fnuz, None),
+]
+
+
+@pytest.mark.parametrize(("target", "dtype", "message"), FORMATS)
+def test_refuses_formats_that_the_part_lacks(target: str, dtype: torch.dtype, message: str | None) -> None:
+    """`Unsupported`, before anything is launched, says which format, which part and what to do; other formats are taken."""
+    plain = arguments() | {"platform": "cuda" if target.startswith("sm") else "hip"}
+    quantised = plain | {name: plain[name].to(dtype) for name in ("key_cache", "value_cache")}
+    launches: list[Launch] = []
+
+    with capturing(target, launches.append, lambda _: None):
+        if message is None:
+            decode_attention(**quantised)
+        else:
+            name = str(dtype).removeprefix("torch.")
+            with pytest.raises(Unsupported, match=f"^caches of {name} on {target}: {message}$"):
+                decode_attention(**quantised)
+        decode_attention(**plain)
+
+    assert len(launches) == (2 if message else 4)
+
+
+def test_refuses_nothing_for_another_back_end() -> None:
+    """The tile rules of a platform may be tried with a back end of another vendor: what that one lacks says nothing."""
+    quantised = arguments() | {"platform": "cuda"}
+    quantised |= {name: quantised[name].to(torch.float8_e4m3fnuz) for name in ("key_cache", "value_cache")}
+
+    assert len(captured(partial(decode_attention, **quantised), "gfx942")) == 2
+
+
 def test_no_rows_launch_nothing() -> None:
     """With no rows there is nothing to do, and no driver is needed for it."""
     empty = arguments()
@@ -258,7 +298,7 @@ def test_fits_as_triton_allocates(target: str, dtype: torch.dtype, cache: torch.
     launch = captured(partial(decode_attention, **given), target)[0]
 
     assert launch.arguments["block_h"] == 16
-    assert shared_bytes(launch.specialisation) <= SHARED_MEMORY[given["platform"]]
+    assert allocated(launch.specialisation).figures.shared <= SHARED_MEMORY[given["platform"]]
 
 
 def test_rounding_follows_the_path() -> None:

@@ -1,4 +1,4 @@
-"""Faults of `tridiff.kernels.decode_attention`, each with the checks of which one must catch it.
+"""Faults that show when the kernel runs, or is made for the `cpu` engine, each with the checks of which one must catch it.
 
 Several are defects that shipped elsewhere: 32-bit page offsets, page strides guessed from the page size, a tile of V as wide
 as the key's, slabs made for one model's widths, head blocks that cross KV heads, NaN from an empty split. The rest make every
