@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Container, Iterator
 from contextlib import contextmanager
@@ -9,15 +10,15 @@ from types import ModuleType
 
 import torch
 
-from tridiff.harness.api import Arena, Kernel, StagingError
+from tridiff.harness.api import Arena, Domain, Kernel, StagingError
 from tridiff.harness.capture import Launch, Specialisation, capturing
 from tridiff.harness.faults import load
 from tridiff.harness.registry import Registry
-from tridiff.harness.runner.drawing import drawn
+from tridiff.harness.runner.drawing import batches
 from tridiff.harness.runner.refusal import is_refusal
 from tridiff.harness.targets.selftest_kernel import attend
 
-TILES = {
+TILES: dict[str, dict[str, int]] = {
     "2048-token block, head_dim 64": {"block_q": 16, "block_n": 2048, "block_d": 64},
     "2048-token block, head_dim 128": {"block_q": 16, "block_n": 2048, "block_d": 128},
     "head_dim 256, 128 x 128": {"block_q": 128, "block_n": 128, "block_d": 256},
@@ -28,7 +29,7 @@ TILES = {
 
 
 def tiled(
-    target: str, block_q: int, block_n: int, block_d: int, *, dtype: torch.dtype = torch.bfloat16, warps: int = 4, stages: int = 2
+    target: str, block_q: int, block_n: int, block_d: int, dtype: torch.dtype = torch.bfloat16, warps: int = 4, stages: int = 2
 ) -> Specialisation:
     """`attend` with these tiles, as it would be launched on `target`."""
     tensors = [torch.zeros(max(block_q, block_n), block_d, dtype=dtype) for _ in range(4)]
@@ -49,7 +50,7 @@ def of_kernel(
         seen.setdefault(launch.specialisation.name, launch.specialisation)
 
     given = 0
-    for case in drawn(registry, kernel.op, target, count=count, seed=seed):
+    for case in itertools.chain.from_iterable(batches(registry, kernel.op, Domain(target=target, whole=True), seed=seed)):
         for name, place in (op.placements or {"drawn": lambda case: case}).items():
             if op.placements and placements is not None and name not in placements:
                 continue
