@@ -85,7 +85,7 @@ def large(targets: Iterable[str]) -> dict[tuple[str, str], list[tuple[float, flo
     for target in targets:
         timed(verdict_samples.tiled(target, 16, 32, 64))
         for name, tile in verdict_samples.TILES.items():
-            pairs[name, target] = [timed(verdict_samples.tiled(target, *tile.values()))]
+            pairs[name, target] = [timed(verdict_samples.tiled(target, *tile))]
             show(f"{name} for {target}", summed(pairs[name, target]))
     return pairs
 

@@ -18,12 +18,12 @@ from tridiff.harness.runner.drawing import batches
 from tridiff.harness.runner.refusal import is_refusal
 from tridiff.harness.targets.selftest_kernel import attend
 
-TILES: dict[str, dict[str, int]] = {
-    "2048-token block, head_dim 64": {"block_q": 16, "block_n": 2048, "block_d": 64},
-    "2048-token block, head_dim 128": {"block_q": 16, "block_n": 2048, "block_d": 128},
-    "head_dim 256, 128 x 128": {"block_q": 128, "block_n": 128, "block_d": 256},
-    "head_dim 256, 64 x 256": {"block_q": 64, "block_n": 256, "block_d": 256},
-    "MLA 576 as one tile of 1024": {"block_q": 16, "block_n": 128, "block_d": 1024},
+TILES = {
+    "2048-token block, head_dim 64": (16, 2048, 64),
+    "2048-token block, head_dim 128": (16, 2048, 128),
+    "head_dim 256, 128 x 128": (128, 128, 256),
+    "head_dim 256, 64 x 256": (64, 256, 256),
+    "MLA 576 as one tile of 1024": (16, 128, 1024),
 }
 """Tiles that shipped kernels have had, all too large for some part; rows of queries, keys and columns."""
 
