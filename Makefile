@@ -36,7 +36,7 @@ fuzz:  ## fuzz for two minutes, or with FUZZ_ARGS="..."
 test:  ## run the tests on all cores, with PYTEST_ARGS="..." added
 	@$(SET_UP) && "$$python" -m pytest -n auto $(PYTEST_ARGS)
 
-test-versions:  ## run the cpu engine's tests on the other Triton releases, or with TRITON_VERSIONS="3.6.0 ..."
+test-versions:  ## run the engines' tests on the other Triton releases, or with TRITON_VERSIONS="3.6.0 ..."
 	@$(SET_UP) && "$$python" tools/tritons.py $(TRITON_VERSIONS)
 
 docs-operations:  ## write docs/reference/operations.md

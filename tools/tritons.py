@@ -1,8 +1,8 @@
-"""Run the cpu engine's tests on other Triton releases: `tritons.py [VERSION]...`; all of `triton-versions.txt` by default.
+"""Run the engines' tests on other Triton releases: `tritons.py [VERSION]...`; all of `triton-versions.txt` by default.
 
 Each release is unpacked into a folder of its own, `.tritons/VERSION-PYTHON`, and stands in front on PYTHONPATH while its tests
 run: the Triton that is installed is neither replaced nor touched. The releases are tested one after the other, each in
-processes of its own; `tests/harness/engine/conftest.py` refuses to run when another version than the expected one is imported.
+processes of its own; the `conftest.py` of the tests refuses to run when another version than the expected one is imported.
 
 Exit status: 0 when all passed, 1 when a test failed, 2 when a release could not be had, 130 after Ctrl-C.
 """
@@ -25,7 +25,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 PINNED = "triton-versions.txt"
 FOLDER = ".tritons"
-TESTS = "tests/harness/engine"
+TESTS = ("tests/harness/engine", "tests/harness/targets")
+"""Those of the engine that executes, and of the one that compiles: what reads Triton's IR, or drives its passes."""
 EXPECTED = "TRIDIFF_EXPECTED_TRITON"
 """The environment variable that tells the tests which version they must find."""
 
@@ -143,7 +144,7 @@ def reason(output: str) -> str:
 
 
 def test(root: Path, version: str) -> Result:
-    """Run the engine's tests on `version`; what pytest says is shown only when it is not good."""
+    """Run the engines' tests on `version`; what pytest says is shown only when it is not good."""
     folder = place(root, version)
     report, log = (folder.with_name(folder.name + suffix) for suffix in (".xml", ".log"))
     report.unlink(missing_ok=True)
@@ -158,7 +159,7 @@ def test(root: Path, version: str) -> Result:
 
 
 def _pytest(root: Path, environment: dict[str, str], report: Path, log: Path) -> int:
-    command = [sys.executable, "-m", "pytest", "-n", "auto", "-q", f"--junitxml={report}", TESTS]
+    command = [sys.executable, "-m", "pytest", "-n", "auto", "-q", f"--junitxml={report}", *TESTS]
     with log.open("w", encoding="utf-8") as output:
         process = subprocess.Popen(  # noqa: S603 - the command is ours
             command, cwd=root, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
@@ -199,7 +200,7 @@ def run(root: Path, versions: Sequence[str]) -> int:
     install(root, versions)
     results = []
     for version in versions:
-        say(f"triton {version}: testing {TESTS} ...")
+        say(f"triton {version}: testing {' and '.join(TESTS)} ...")
         results.append(test(root, version))
         say(str(results[-1]))
     say("summary\n" + "\n".join(f"  {result}" for result in results))

@@ -15,7 +15,6 @@ from triton.runtime.errors import OutOfResources
 
 from tridiff.harness import blame
 from tridiff.harness.api import (
-    RAW,
     Arena,
     Clean,
     Compiled,
@@ -191,5 +190,4 @@ def _is_dropped(failure: Failure) -> bool:
 
 def _cleared(tensor: torch.Tensor) -> None:
     """Zeroes for what a launcher allocates and no kernel will fill: another launcher's sizes may depend on it."""
-    if tensor.numel():
-        tensor.view(RAW[tensor.element_size()]).zero_()
+    tensor.zero_()

@@ -19,8 +19,10 @@ from tridiff.harness.runner.examiner import Examiner
 
 EXAMPLES = 200
 """A Fault must be caught within this many drawn examples."""
-COMPILE_SECONDS = 10.0
+COMPILE_SECONDS = 3.0
 """What a Fault of `compile_time` must exceed: to wait for as long as a user's budget allows would prove no more."""
+COMPILE_SHRINK_SECONDS = 1.0
+"""Time to simplify its Finding, of which every step takes seconds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +128,7 @@ def prove_fault(
         KernelRef(kernel=fault.kernel, fault=fault.name, plugins=known.plugins),
         hunted,
         seed,
-        Budget(examples=examples, shrink_seconds=shrink_seconds),
+        Budget(examples=examples, shrink_seconds=COMPILE_SHRINK_SECONDS if hunted.full else shrink_seconds),
         watch,
         known,
         accept=expected,

@@ -31,6 +31,8 @@ Registers of a lane; `scratch` in bytes a lane.
 """
 _NVIDIA = {"registers": r"\bREG:(\d+)", "scratch": r"\bSTACK:(\d+)", "local": r"\bLOCAL:(\d+)"}
 """Likewise, from what `cuobjdump --dump-resource-usage` prints; what is spilled is part of the stack."""
+_ERROR = re.compile(r"\berror\s+: (.+)")
+"""What ptxas complains of; Triton's own first line says no more than that it did."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +65,8 @@ def compiled(specialisation: Specialisation) -> Object:
 
 def _refused(check: str, error: Exception, specialisation: Specialisation) -> Refused:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    reason = f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
+    telling = next((match[1] for line in lines if (match := _ERROR.search(line))), lines[0] if lines else "no message")
+    reason = f"{type(error).__name__}: {telling}"
     message = f"Triton fails to generate code for {specialisation.function.__name__}: {reason}"
     return Refused(Failure(check=check, message=message, subject=reason))
 

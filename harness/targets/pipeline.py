@@ -15,7 +15,6 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import triton
@@ -77,10 +76,12 @@ def allocated(specialisation: Specialisation) -> Allocated:
         raise Refused(Failure(check="compile", message=error.message, line=error.line, subject=error.subject)) from error
     try:
         module = _lowered(specialisation, text)
+    except PipelineDrift:  # no fault of the kernel's
+        raise
     except RuntimeError as error:
         with _messages() as said, contextlib.suppress(RuntimeError):
             _lowered(specialisation, text)
-        reason = _explanation(said(), str(error))
+        reason = _explanation("".join(said), str(error))
         message = f"Triton's passes refuse {specialisation.function.__name__}: {reason}"
         raise Refused(Failure(check="compile", message=message, subject=reason)) from error
     return Allocated(module=module, figures=_figures(module, specialisation), ttir=text)
@@ -134,17 +135,23 @@ def _figures(module: Any, specialisation: Specialisation) -> Figures:
 
 
 @contextmanager
-def _messages() -> Iterator[Callable[[], str]]:
-    """Catch what MLIR writes to standard error, where its diagnostics go; an abort here would lose them."""
+def _messages() -> Iterator[list[str]]:
+    """Catch what MLIR writes to standard error, where its diagnostics go; an abort here would lose them.
+
+    The list holds it once the context is left.
+    """
+    said: list[str] = []
     sys.stderr.flush()
     with tempfile.TemporaryFile() as file:
         kept = os.dup(2)
         os.dup2(file.fileno(), 2)
         try:
-            yield lambda: Path(f"/proc/self/fd/{file.fileno()}").read_text(encoding="utf-8", errors="replace")
+            yield said
         finally:
             os.dup2(kept, 2)
             os.close(kept)
+            file.seek(0)
+            said.append(file.read().decode(errors="replace"))
 
 
 def _explanation(said: str, otherwise: str) -> str:

@@ -73,7 +73,7 @@ def _excesses(specialisation: Specialisation, figures: Figures, part: Part) -> I
     """What the part does not have, in the order in which Triton complains at the launch."""
     name = specialisation.function.__name__
     if figures.shared > part.shared_bytes:
-        share = allocations.largest(printed(pipeline.allocated(specialisation).module), figures.shared)
+        share = _largest(specialisation)
         message = (
             f"{name} needs {figures.shared} bytes of shared memory (LDS), {part.name} has {part.shared_bytes} ({RELEASE})"
             + (f"; most of it is {share}" if share else "")
@@ -87,6 +87,19 @@ def _excesses(specialisation: Specialisation, figures: Figures, part: Part) -> I
         if needed > most:
             message = f"{name} needs {needed} {what}, {part.name} has {most} ({RELEASE})"
             yield Failure(check="resources", message=message, line=_defined(specialisation), subject=f"{name} {what}")
+
+
+_shares: dict[tuple[int, str], tuple[Any, allocations.Share | None]] = {}
+
+
+def _largest(specialisation: Specialisation) -> allocations.Share | None:
+    """The largest buffer; worked out once a process, as it takes another compilation."""
+    function = specialisation.function
+    key = (id(function), specialisation.name)
+    if key not in _shares:
+        found = pipeline.allocated(specialisation)
+        _shares[key] = function, allocations.largest(printed(found.module), found.figures.shared)  # kept, so is its id
+    return _shares[key][1]
 
 
 def _defined(specialisation: Specialisation) -> str:

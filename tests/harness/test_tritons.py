@@ -103,16 +103,17 @@ def test_each_release_is_tested(root: Path, capsys: pytest.CaptureFixture[str]) 
     """Each release is the one that its tests import; one that fails shows pytest's output, and in the exit status."""
     for version in ("3.6.0", "3.8.0"):
         stub_release(root, version)
-    (root / tritons.TESTS).mkdir(parents=True)
-    (root / tritons.TESTS / "test_it.py").write_text(TEST, encoding="utf-8")
+    for folder, test in zip(tritons.TESTS, (TEST, "def test_of_another_folder(): pass\n"), strict=True):
+        (root / folder).mkdir(parents=True)
+        (root / folder / f"test_{Path(folder).name}.py").write_text(test, encoding="utf-8")
 
     status = tritons.run(root, ["3.6.0", "3.8.0"])
 
     lines = capsys.readouterr().out.splitlines()
     assert status == 1
     assert lines[-3] == "summary"
-    assert lines[-2].startswith("  triton 3.6.0: 2 passed, 0 failed, 1 skipped, ")
-    assert lines[-1].startswith("  triton 3.8.0: 1 passed, 1 failed, 1 skipped, ")
+    assert lines[-2].startswith("  triton 3.6.0: 3 passed, 0 failed, 1 skipped, ")
+    assert lines[-1].startswith("  triton 3.8.0: 2 passed, 1 failed, 1 skipped, ")
     assert sum("test_other" in line and line.startswith("FAILED") for line in lines) == 1
     assert tritons.run(root, ["3.6.0"]) == 0
 
