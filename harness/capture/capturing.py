@@ -7,7 +7,7 @@ hands the launch to a callback. Each target has a device id of its own, so Trito
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from triton.backends.compiler import GPUTarget
 from triton.compiler.compiler import make_backend
 from triton.runtime.autotuner import Autotuner
+from triton.runtime.errors import OutOfResources
 from triton.runtime.jit import JITFunction
 
 from tridiff.harness.capture.autotune import Choose, Tuner, first
@@ -33,6 +34,7 @@ class _Capture:
 
     receive: Callable[[Launch], None]
     prepare: Callable[[Launch], None]
+    warm: Callable[[Specialisation], None]
     choose: Choose
     every: bool = False
     preparing: int = 0
@@ -51,12 +53,23 @@ class _Capture:
     def run(self, specialisation: Specialisation, grid: tuple[Any, Any, Any], arguments: dict[str, Any]) -> None:
         """Execute a launch, or only compile it."""
         self.functions[id(specialisation.function)] = specialisation.function
-        size = launched_grid(grid, specialisation.target, specialisation.options)
+        try:
+            size = launched_grid(grid, specialisation.target, specialisation.options)
+        except OutOfResources:
+            if not self.every:
+                raise
+            size = (0, 0, 0)  # production compiles it, and whoever compiles says what is too much
         # What the engine does with torch is not the launcher's doing: no scratch of ours is poisoned, and calls stay fast.
         with torch._C._DisableTorchDispatch():
             config = self.calls[-1].config if self.calls else None
             handle = self.prepare if self.preparing else self.receive
             handle(Launch(specialisation, size, arguments, config))
+
+    def warmed(self, kernel: _CapturedKernel) -> None:
+        """A call of `warmup`: compiled, not launched."""
+        self.functions[id(kernel.specialisation.function)] = kernel.specialisation.function
+        with torch._C._DisableTorchDispatch():
+            self.warm(kernel.specialisation)
 
     def tune(self, autotuner: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A call of an autotuned kernel."""
@@ -82,11 +95,20 @@ class _Capture:
 
 _captures: list[_Capture] = []
 _run_autotuner = Autotuner.run
+_run_function = JITFunction.run
 
 
 def _capture_autotuner(self: Any, *args: Any, **kwargs: Any) -> Any:
     """Replaces `Autotuner.run`."""
     return _captures[-1].tune(self, args, kwargs)
+
+
+def _capture_function(self: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> Any:
+    """Replaces `JITFunction.run`, which does not launch what is warmed up, also where it has compiled it before."""
+    kernel = _run_function(self, *args, grid=grid, warmup=warmup, **kwargs)
+    if warmup and isinstance(kernel, _CapturedKernel):
+        _captures[-1].warmed(kernel)
+    return kernel
 
 
 class _CapturedKernel:
@@ -103,6 +125,17 @@ class _CapturedKernel:
         if name == "result" or name.startswith("__"):
             raise AttributeError(name)
         raise NotCompiled(f"the launcher asks for {name!r} of the compiled kernel {self.specialisation.function.__name__}")
+
+    def __getitem__(self, grid: Sequence[Any]) -> Callable[..., None]:
+        """A kernel that was compiled is launched with all parameters, constants too (`CompiledKernel`, 3.6 to 3.9)."""
+
+        def launch(*args: Any, stream: object = None) -> None:
+            wanted = len(self.specialisation.signature)
+            if len(args) != wanted:
+                raise TypeError(f"{self.specialisation.function.__name__} takes {wanted} arguments, constants too: {len(args)} given")
+            self.run(grid[0], grid[1], grid[2], stream, self.function, self.packed_metadata, None, None, None, *args)
+
+        return launch
 
     def launch_metadata(self, *_: object) -> None:
         return None
@@ -135,6 +168,7 @@ def capturing(
     *,
     made: Callable[[torch.Tensor], None] = _nothing,
     prepare: Callable[[Launch], None] = _nothing,
+    warm: Callable[[Specialisation], None] = _nothing,
     choose: Choose = first,
     every: bool = False,
 ) -> Iterator[None]:
@@ -144,14 +178,15 @@ def capturing(
 
     `choose` picks the configuration of autotuned kernels. Before one is launched, `prepare` gets the launch; where that raises
     what makes Triton's autotuner drop a configuration (CompileTimeAssertionFailure, OutOfResources), the next one is taken.
-    `every`: `prepare` gets a launch with each of the configurations.
+    `every`: `prepare` gets a launch with each of the configurations; and launches of more threads than the target has, which
+    production compiles and then refuses, are handed out, too. `warm` gets what is compiled by `warmup` and not launched.
 
     Captures may nest. On leaving, Triton's driver, compiler and autotuners are as before.
     """
-    capture = _Capture(receive, prepare, choose, every)
-    before = JITFunction._do_compile, Autotuner.run
+    capture = _Capture(receive, prepare, warm, choose, every)
+    before = JITFunction._do_compile, JITFunction.run, Autotuner.run
     with targeting(target):
-        JITFunction._do_compile, Autotuner.run = _capture_compile, _capture_autotuner
+        JITFunction._do_compile, JITFunction.run, Autotuner.run = _capture_compile, _capture_function, _capture_autotuner
         _captures.append(capture)
         try:
             with _ScratchMode(scratch, made):
@@ -159,7 +194,7 @@ def capturing(
         finally:
             _captures.pop()
             capture.forget()
-            JITFunction._do_compile, Autotuner.run = before
+            JITFunction._do_compile, JITFunction.run, Autotuner.run = before
 
 
 _EMPTY = {

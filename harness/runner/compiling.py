@@ -6,11 +6,15 @@ raises after its first launch is no Finding here. The cpu engine is what judges 
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import PurePath
 from types import ModuleType
 from typing import Any
 
 import torch
+import triton
 from triton.runtime.errors import OutOfResources
 
 from tridiff.harness import blame
@@ -40,6 +44,7 @@ from tridiff.harness.targets.verdicts import Judgement
 
 AS_DRAWN = "drawn"
 """The placement of Cases of an Op that declares none."""
+_TRITON = PurePath(str(triton.__file__)).parent
 _DROPPED = ("CompileTimeAssertionFailure", "PTXASError")
 """Besides OutOfResources, what makes Triton's autotuner go on without a configuration (`Autotuner._bench`, 3.6 to 3.9)."""
 
@@ -58,16 +63,25 @@ class Compilation:
         self._compiled: dict[tuple[str, str], Compiled] = {}
         self._failures: list[Failure] = []
         self._placement = AS_DRAWN
-        self._launched = False
+        self._launched = self._raising = False
         selftest.ensure(spec.target)
 
     def outcome(self) -> Outcome:
         """What the compiler says. Raises `StagingError` where the Case cannot be staged."""
-        for name, case in self._placed():
-            self._placement, self._launched = name, False
-            refusal = self._capture(case)
-            if refusal is not None and not self._failures:
-                return refusal
+        refusals: list[Outcome] = []
+        unstaged: Exception | None = None
+        for name, case in self._placed():  # all of them: what fails in one counts, whatever comes of the others
+            self._placement = name
+            try:
+                refusal = self._tried(case)
+            except (StagingError, MemoryError) as error:
+                unstaged = unstaged or error
+                continue
+            refusals += [refusal] if refusal is not None else []
+        if not self._failures and unstaged is not None:
+            raise unstaged
+        if not self._failures and refusals:
+            return refusals[0]
         compiled = tuple(self._compiled.values())
         names = tuple(dict.fromkeys(entry.name for entry in compiled))
         if not self._failures:
@@ -86,14 +100,31 @@ class Compilation:
                 seen.add(case)
                 yield name, case
 
+    def _tried(self, case: Any) -> Outcome | None:
+        """Compile all that the launcher launches; once more as in production where it asks for too much, as it may expect that."""
+        failures, compiled = list(self._failures), dict(self._compiled)
+        refusal = self._capture(case)
+        found, needed = self._failures[len(failures) :], self._compiled
+        if not found or any(failure.check != "resources" for failure in found):
+            return refusal
+        self._failures, self._compiled, self._raising = list(failures), compiled, True
+        try:
+            goes_on = self._capture(case) is None and len(self._failures) == len(failures)
+        finally:
+            self._raising = False
+        if not goes_on:
+            self._failures, self._compiled = [*failures, *found], needed
+        return None if goes_on else refusal
+
     def _capture(self, case: Any) -> Outcome | None:
         """Run the launcher; keeps what is found. An Outcome where there is no verdict."""
+        self._launched = False
         arena = Arena()
         with blame.declared(self._known.source_of("op", self._op.name), f"build of {self._op.name}", case):
             inputs = self._op.build(case, arena)
             check_inputs(self._op, inputs)
         launcher = getattr(self._module, self._kernel.launcher)
-        capture = capturing(self._spec.target, self._launch, _cleared, prepare=self._prepare, every=True)
+        capture = capturing(self._spec.target, self._launch, _cleared, prepare=self._prepare, warm=self._warm, every=True)
         try:
             with capture:
                 launcher(**inputs)
@@ -111,7 +142,7 @@ class Compilation:
         summary, line = blame.summary(error), blame.line(error)
         if is_refusal(error, self._kernel, self._module):
             return Unsupported(reason=str(error) or summary, line=line)
-        if self._launched:
+        if self._launched and not _is_of_triton(error):
             return Unsupported(
                 reason=f"after a launch that was compiled and not executed the launcher raised {summary}", line=line
             )
@@ -124,12 +155,24 @@ class Compilation:
         return verdicts.fast(specialisation, self._part)
 
     def _launch(self, launch: Launch) -> None:
-        """What production would launch."""
+        """What production would launch. Raises what production would, once that is to be tried."""
         self._launched = True
         judgement = self._judged(launch.specialisation)
+        if self._raising and judgement.failures and all(failure.check == "resources" for failure in judgement.failures):
+            self._keep(launch, judgement, dropped=judgement.failures[0].message)
+            raise OutOfResources(0, 0, judgement.failures[0].message)
         for failure in judgement.failures:
             self._fail(failure)
         self._keep(launch, judgement)
+
+    def _warm(self, specialisation: Specialisation) -> None:
+        """What production compiles ahead, and may never launch: it need not fit."""
+        self._launched = True
+        judgement = self._judged(specialisation)
+        failures = tuple(failure for failure in judgement.failures if failure.check != "resources")
+        for failure in failures:
+            self._fail(failure)
+        self._keep(Launch(specialisation, (0, 0, 0), {}), replace(judgement, failures=failures))
 
     def _prepare(self, launch: Launch) -> None:
         """What production's autotuner would time. Raises what makes it drop a configuration that cannot be launched."""
@@ -181,6 +224,12 @@ class Compilation:
             subject=first.subject,
             others=tuple(dict.fromkeys(failure.check for failure in others if failure.check != first.check)),
         )
+
+
+def _is_of_triton(error: BaseException) -> bool:
+    """Whether Triton itself raised it: an option that it does not know, say, whatever a kernel would have written."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return bool(frames) and PurePath(frames[-1].filename).is_relative_to(_TRITON)
 
 
 def _is_dropped(failure: Failure) -> bool:

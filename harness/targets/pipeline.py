@@ -76,12 +76,13 @@ def allocated(specialisation: Specialisation) -> Allocated:
         raise Refused(Failure(check="compile", message=error.message, line=error.line, subject=error.subject)) from error
     try:
         module = _lowered(specialisation, text)
-    except PipelineDrift:  # no fault of the kernel's
+    except (PipelineDrift, MemoryError):  # no fault of the kernel's
         raise
-    except RuntimeError as error:
-        with _messages() as said, contextlib.suppress(RuntimeError):
+    except Exception as error:  # a pass fails with a RuntimeError; Triton's own Python may raise what it likes
+        with _messages() as said, contextlib.suppress(Exception):
             _lowered(specialisation, text)
-        reason = _explanation("".join(said), str(error))
+        otherwise = str(error) if isinstance(error, RuntimeError) else f"{type(error).__name__}: {error}"
+        reason = _explanation("".join(said), otherwise)
         message = f"Triton's passes refuse {specialisation.function.__name__}: {reason}"
         raise Refused(Failure(check="compile", message=message, subject=reason)) from error
     return Allocated(module=module, figures=_figures(module, specialisation), ttir=text)
