@@ -11,6 +11,7 @@ import torch
 import triton
 import triton.language as tl
 from triton import Config
+from triton.runtime.errors import OutOfResources
 
 from tridiff.harness.api import Kernel
 from tridiff.harness.registry import Registry, register_family
@@ -139,6 +140,45 @@ def crowded(*, x, out, **_: Any):
     copied[(1,)](x, out, 16, num_warps=32)
 
 
+def warms(*, x, out, **_: Any):
+    """Compiles ahead what Triton refuses, and never launches it."""
+    copied.warmup(x, out, 544, grid=(1,))
+
+
+def warms_large(*, x, out, **_: Any):
+    """Compiles ahead what does not fit, and launches what does."""
+    x, out = x.to(torch.bfloat16), out.to(torch.bfloat16)
+    attend.warmup(x, x, x, out, 4 * WIDE, block_q=16, block_d=128, block_n=WIDE, num_stages=1, grid=(1,))
+    copied[(1,)](x, out, 16)
+
+
+def warms_and_launches(*, x, out, **_: Any):
+    """Launches what it compiled ahead, as `CompiledKernel` has it: with constants."""
+    copied.warmup(x, out, 16, grid=(1,))[(1, 1, 1)](x, out, 16)
+
+
+def smaller(*, x, out, **_: Any):
+    """Takes a smaller tile where the large one does not fit."""
+    try:
+        attended(attend, x, out, block_n=WIDE, num_stages=1)
+    except OutOfResources:
+        attended(attend, x, out, block_n=16, num_stages=1)
+
+
+def smaller_odd(*, x, out, **_: Any):
+    """Likewise, but the smaller one does not compile."""
+    try:
+        attended(attend, x, out, block_n=WIDE, num_stages=1)
+    except OutOfResources:
+        copied[(1,)](x, out, 544)
+
+
+def unknown_option(*, x, out, **_: Any):
+    """A second launch with an option that no back end has."""
+    copied[(1,)](x, out, 16)
+    copied[(1,)](x, out, 16, warps=4)
+
+
 def raises_before(**_: Any):
     raise ZeroDivisionError("before")
 
@@ -156,6 +196,13 @@ def refuses(*, x, **_: Any):
     if x.shape[0] > 1:
         raise Refusal("one row, please")
     copied[(1,)](x, x, 16)
+
+
+def moody(*, x, out, **_: Any):
+    """Refuses several rows, and of one makes what Triton refuses."""
+    if x.shape[0] > 1:
+        raise Refusal("one row, please")
+    copied[(1,)](x, out, 544)
 
 
 def refuses_after_large(*, x, out, **_: Any):
@@ -201,6 +248,12 @@ LAUNCHERS = (
     "odd",
     "twice",
     "crowded",
+    "warms",
+    "warms_large",
+    "warms_and_launches",
+    "smaller",
+    "smaller_odd",
+    "unknown_option",
     "raises_before",
     "raises_after",
     "exits",

@@ -381,8 +381,8 @@ def test_too_many_threads() -> None:
     """32 warps of 64 lanes: production refuses at the launch, which is a Finding of the resources; of 32 lanes they fit."""
     what = finding("crowded")
 
-    assert (what.check, what.subject) == ("resources", "launch threads")
-    assert "Required: 2048, Hardware limit: 1024" in what.message
+    assert (what.check, what.subject) == ("resources", "copied threads")
+    assert "needs 2048 threads, gfx942 has 1024 (Triton " in what.message
     assert (what.line or "").startswith("compiled_kernels.py:")
     assert clean("crowded", target="sm_90").compiled[0].threads == 1024
 
