@@ -132,7 +132,9 @@ class _CapturedKernel:
         def launch(*args: Any, stream: object = None) -> None:
             wanted = len(self.specialisation.signature)
             if len(args) != wanted:
-                raise TypeError(f"{self.specialisation.function.__name__} takes {wanted} arguments, constants too: {len(args)} given")
+                raise TypeError(
+                    f"{self.specialisation.function.__name__} takes {wanted} arguments, constants too: {len(args)} given"
+                )
             self.run(grid[0], grid[1], grid[2], stream, self.function, self.packed_metadata, None, None, None, *args)
 
         return launch

@@ -93,6 +93,9 @@ def _cuda(part: Part) -> dict[str, Any]:
         "mem_get_info": lambda _device=None: (MEMORY, MEMORY),
         "init": lambda: None,
         "is_current_stream_capturing": lambda: False,
+        "is_initialized": lambda: True,
+        "empty_cache": lambda: None,
+        "Event": _Event,
         "synchronize": lambda _device=None: None,
         "current_stream": lambda _device=None: _Stream(),
         "default_stream": lambda _device=None: _Stream(),
@@ -164,6 +167,36 @@ class _Stream:
 
     def wait_stream(self, _stream: object) -> None:
         """There is one."""
+
+    def wait_event(self, _event: object) -> None:
+        """It has happened."""
+
+    def record_event(self, event: Any = None) -> Any:
+        """One that has happened."""
+        return event or _Event()
+
+
+class _Event:
+    """In place of `torch.cuda.Event`: whatever it was recorded after is done, and took no time."""
+
+    def __init__(self, **_: object) -> None:
+        pass
+
+    def record(self, _stream: object = None) -> None:
+        """Nothing is under way."""
+
+    def wait(self, _stream: object = None) -> None:
+        """Likewise."""
+
+    def synchronize(self) -> None:
+        """Likewise."""
+
+    def query(self) -> bool:
+        return True
+
+    def elapsed_time(self, _end: object) -> float:
+        """In milliseconds."""
+        return 0.0
 
 
 def _check(device: Any = None) -> None:

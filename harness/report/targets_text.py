@@ -153,7 +153,8 @@ def notes(survey: Survey) -> Iterator[str]:
         rows = {target: survey.rows[kernel.name, target] for target in survey.targets}
         yield from _early(kernel.name, rows)
         if dropped := [f"{target} {row.dropped}" for target, row in rows.items() if row.dropped]:
-            yield f"{kernel.name}: specialisations that the autotuner, or the launcher, drops, which no figure counts: {', '.join(dropped)}"
+            what = "specialisations that the autotuner, or the launcher, drops, which no figure counts"
+            yield f"{kernel.name}: {what}: {', '.join(dropped)}"
         if survey.interrupted and (left := [target for target, row in rows.items() if not row.cases]):
             yield f"{kernel.name}: not begun on {', '.join(left)}"
 

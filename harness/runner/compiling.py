@@ -101,7 +101,7 @@ class Compilation:
                 yield name, case
 
     def _tried(self, case: Any) -> Outcome | None:
-        """Compile all that the launcher launches; once more as in production where it asks for too much, as it may expect that."""
+        """Compile all that the launcher launches; where that is too much once more, as it may have a way around."""
         failures, compiled = list(self._failures), dict(self._compiled)
         refusal = self._capture(case)
         found, needed = self._failures[len(failures) :], self._compiled

@@ -193,3 +193,19 @@ def test_threads_of_a_program(pretended: Pretend) -> None:
 
     with pytest.raises(OutOfResources, match="threads, Required: 1024, Hardware limit: 512"):
         launched_grid((2, 1, 1), target, options)
+
+
+def test_events(pretended: Pretend) -> None:
+    """What a launcher records has happened at once."""
+    pretended("gfx942")
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+
+    start.record()
+    torch.cuda.current_stream().record_event(end)
+    torch.cuda.current_stream().wait_event(end)
+    end.synchronize()
+    torch.cuda.empty_cache()
+
+    assert torch.cuda.is_initialized()
+    assert end.query()
+    assert start.elapsed_time(end) == 0.0

@@ -154,13 +154,13 @@ def test_casts_are_looked_for_behind_the_passes(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_full_verdict_is_that_of_the_object(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its figures are judged, not the fast ones; what the fast verdict said of casts stays."""
+    """Its figures are judged, not the fast ones; what the fast verdict said of casts stays, but that they abort: none has."""
     small = replace(part("gfx942"), shared_bytes=0)
     specialisation = of(turned, FLOATS, FLOATS, 16, 32)
     found = Figures(shared=8, threads=64)
     whole(monkeypatch, Object(figures=found, registers=(("vgpr", 8),), seconds=BUDGET))
     cast = Failure(check="fp8_semantics", message="a cast")
-    monkeypatch.setattr(verdicts, "_wrong_casts", lambda *_: [cast])
+    monkeypatch.setattr(verdicts, "_wrong_casts", lambda *_: [cast, replace(cast, check="codegen")])
 
     judgement = verdicts.full(specialisation, small, BUDGET)
 
