@@ -95,8 +95,9 @@ class Compiled:
 
     `name`: the specialisation's, with a digest. `function`: the jit function's. `placement`: see `Op.placements`. `config`: the
     autotuner's configuration, "" without one; `dropped`: why the autotuner would leave that out, "" where it may run.
-    `shared`: bytes of shared memory (LDS); `threads` of a program; `tensor_memory`: columns. `registers`: from the object file,
-    where code was generated: ("vgpr", 184), ("spills", 0), ... `check`: the one that fired, "" if none did.
+    `shared`: bytes of shared memory (LDS); `threads` of a program, 0 where it did not get as far as an allocation;
+    `tensor_memory`: columns. `registers`: from the object file, where code was generated: ("vgpr", 184), ("spills", 0), ...
+    `check`: the one that fired, "" if none did.
     """
 
     name: str

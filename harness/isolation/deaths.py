@@ -68,7 +68,7 @@ def finding_of(death: Death, *, op: str, kernel: str, spec: EngineSpec, case: An
     crashed = check_of(death) == "crash"
     return Finding(
         check=check,
-        message=described(death) if spec.name != COMPILER else f"{described(death)} ({_release()})",
+        message=described(death) if spec.name != COMPILER else _of_compiler(death),
         # Where a clock or a scale stopped it is a matter of chance.
         line=blame.author_line(frames(death.lines)) if crashed else None,
         op=op,
@@ -81,9 +81,10 @@ def finding_of(death: Death, *, op: str, kernel: str, spec: EngineSpec, case: An
     )
 
 
-def _release() -> str:
-    """Whose compiler it was: triton is loaded by now, and its version part of every verdict on a target."""
-    return f"Triton {getattr(sys.modules.get('triton'), '__version__', 'of unknown version')}"
+def _of_compiler(death: Death) -> str:
+    """Likewise of a process that only compiled, with whose compiler it was: part of every verdict on a target."""
+    release = getattr(sys.modules.get("triton"), "__version__", "of unknown version")  # loaded by now, where cases are drawn
+    return f"{described(death).replace('that ran the kernel', 'that compiled the kernel')} (Triton {release})"
 
 
 def is_ours(death: Death) -> bool:

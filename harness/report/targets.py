@@ -11,6 +11,7 @@ from rich.console import Console
 from tridiff.harness import repro
 from tridiff.harness.report.progress import Progress, progress
 from tridiff.harness.report.recording import one_line
+from tridiff.harness.report.run_text import plural
 from tridiff.harness.report.targets_document import survey_document
 from tridiff.harness.report.targets_text import CaseFile, headline, show
 from tridiff.harness.report.verdict import Exit, Verdict
@@ -88,7 +89,7 @@ class TargetsReport:
         found = len(self._files)
         return (
             f"{self._done} of {targets} targets, {sum(row.met for row in rows)} specialisations, "
-            f"{sum(row.cases + row.shrink_runs for row in rows)} cases, {found} failure{'s' * (found != 1)}, {elapsed:.0f} s"
+            f"{plural(sum(row.cases + row.shrink_runs for row in rows))}, {found} failure{'s' * (found != 1)}, {elapsed:.0f} s"
         )
 
 

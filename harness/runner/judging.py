@@ -1,4 +1,4 @@
-"""Verdicts in a fuzz run: a Case that ran clean is compiled, too, for the target it ran for and for others of its platform."""
+"""Verdicts in a fuzz run: a Case that ran clean, or that the engine could not judge, is compiled, too, for the targets named."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from tridiff.harness.api import Clean, Domain, Finding, Found, Infrastructure, Outcome
+from tridiff.harness.api import Clean, Domain, Finding, Found, Infrastructure, Outcome, Unsupported
 from tridiff.harness.engines.spec import COMPILER, EngineSpec
 from tridiff.harness.registry import Registry
 from tridiff.harness.runner.events import WorkerDied
@@ -18,7 +18,9 @@ PLACEMENT = "production"
 
 
 class Judging:
-    """Examines with `engine`, then compiles for each target of `compilers` what came out clean.
+    """Examines with `engine`, then compiles for each target of `compilers` what came out clean or unsupported.
+
+    An engine refuses casts that go wrong on its target, whose verdict is then the only one.
 
     `compilers`: an Examiner for each target, whose process believes to be there. A Case that the Op does not allow on a target
     is not compiled for it.
@@ -44,9 +46,9 @@ class Judging:
         shrinking: bool,
         announce: Callable[[WorkerDied], None],
     ) -> Outcome:
-        """The engine's outcome; where that is clean, the first Finding of a compiler if there is one."""
+        """The engine's outcome; where that is clean or unsupported, the first Finding of a compiler if there is one."""
         outcome = self._engine.examine(ref, spec, case, registry, shrinking=shrinking, announce=announce)
-        if not isinstance(outcome, Clean):
+        if not isinstance(outcome, Clean | Unsupported):
             return outcome
         within = registry.op(registry.kernel(ref.kernel).op).within
         for target, compiler in self._compilers.items():

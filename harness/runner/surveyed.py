@@ -20,8 +20,9 @@ class Placed:
     """What the specialisations of one placement need.
 
     `names`: of those that were compiled; `dropped`: of those among them that the autotuner would leave out, which no figure
-    counts. `shared`: the most bytes of shared memory (LDS), `shared_by` the specialisation that needs them; `threads` and
-    columns of `tensor_memory` likewise, and `registers` by name, where code was generated.
+    counts. `shared`: the most bytes of shared memory (LDS), `shared_by` the specialisation that needs them, "" where none got
+    as far as an allocation; `threads` and columns of `tensor_memory` likewise, and `registers` by name, where code was
+    generated.
     """
 
     names: set[str] = field(default_factory=set)
@@ -39,7 +40,7 @@ class Placed:
         if compiled.dropped:
             self.dropped.add(compiled.name)
             return is_new
-        if compiled.shared > self.shared or not self.shared_by:
+        if compiled.threads and (compiled.shared > self.shared or not self.shared_by):
             self.shared, self.shared_by = compiled.shared, compiled.name
         self.threads = max(self.threads, compiled.threads)
         self.tensor_memory = max(self.tensor_memory, compiled.tensor_memory)

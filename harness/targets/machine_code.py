@@ -15,7 +15,7 @@ from triton.compiler import ASTSource, CompilationError
 
 from tridiff.harness.api import Failure
 from tridiff.harness.capture import Specialisation
-from tridiff.harness.targets.pipeline import Figures, Refused
+from tridiff.harness.targets.pipeline import RELEASE, Figures, Refused
 
 _AMD = {
     "vgpr": ".vgpr_count",
@@ -67,7 +67,7 @@ def _refused(check: str, error: Exception, specialisation: Specialisation) -> Re
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     telling = next((match[1] for line in lines if (match := _ERROR.search(line))), lines[0] if lines else "no message")
     reason = f"{type(error).__name__}: {telling}"
-    message = f"Triton fails to generate code for {specialisation.function.__name__}: {reason}"
+    message = f"Triton fails to generate code for {specialisation.function.__name__}: {reason} ({RELEASE})"
     return Refused(Failure(check=check, message=message, subject=reason))
 
 

@@ -73,7 +73,9 @@ def allocated(specialisation: Specialisation) -> Allocated:
     try:
         text = generic_text(specialisation, shared=True)
     except KernelError as error:
-        raise Refused(Failure(check="compile", message=error.message, line=error.line, subject=error.subject)) from error
+        raise Refused(
+            Failure(check="compile", message=f"{error.message} ({RELEASE})", line=error.line, subject=error.subject)
+        ) from error
     try:
         module = _lowered(specialisation, text)
     except (PipelineDrift, MemoryError):  # no fault of the kernel's
@@ -83,7 +85,7 @@ def allocated(specialisation: Specialisation) -> Allocated:
             _lowered(specialisation, text)
         otherwise = str(error) if isinstance(error, RuntimeError) else f"{type(error).__name__}: {error}"
         reason = _explanation("".join(said), otherwise)
-        message = f"Triton's passes refuse {specialisation.function.__name__}: {reason}"
+        message = f"Triton's passes refuse {specialisation.function.__name__}: {reason} ({RELEASE})"
         raise Refused(Failure(check="compile", message=message, subject=reason)) from error
     return Allocated(module=module, figures=_figures(module, specialisation), ttir=text)
 

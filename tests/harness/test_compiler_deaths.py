@@ -57,7 +57,7 @@ def test_abort_of_the_code_generator() -> None:
     what = found(ABORT)
 
     assert what.message == (
-        "the process that ran the kernel was killed by SIGABRT (an abort): LLVM ERROR: Cannot select: intrinsic "
+        "the process that compiled the kernel was killed by SIGABRT (an abort): LLVM ERROR: Cannot select: intrinsic "
         f"%llvm.amdgcn.cvt.pk.f32.fp8 (Triton {triton.__version__})"
     )
     assert what.line == "mine.py:12"

@@ -38,7 +38,7 @@ def test_abort_of_the_code_generator() -> None:
 
     assert isinstance(found, Found)
     assert found.finding.check == "codegen"
-    assert found.finding.message.startswith("the process that ran the kernel was killed by SIGABRT (an abort): LLVM ERROR: ")
+    assert found.finding.message.startswith("the process that compiled the kernel was killed by SIGABRT (an abort): LLVM ERROR: ")
     assert "Cannot select" in found.finding.message
     assert found.finding.message.endswith(f"(Triton {triton.__version__})")
     assert (found.finding.line or "").startswith("compiled_kernels.py:")

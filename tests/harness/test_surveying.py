@@ -22,6 +22,7 @@ from tridiff.harness.engines.spec import COMPILER, EngineSpec, UsageError
 from tridiff.harness.isolation import process
 from tridiff.harness.isolation.isolated import Isolated, Limits
 from tridiff.harness.isolation.process import Setting, Worker
+from tridiff.harness.report import targets_text
 from tridiff.harness.runner import surveying
 from tridiff.harness.runner.campaign import INTERRUPTED, HarnessBug
 from tridiff.harness.runner.events import FindingMinimal, FindingSeen, WorkerDied
@@ -112,6 +113,17 @@ def test_failures_are_those_that_fail() -> None:
     assert row.failures == {"resources": {"large"}, "codegen": {case}}
     assert news == [True, False, True, False]
     assert (row.met, list(row.hits.values()), list(row.seen_at.values())) == (2, [2, 2], [1, 3])
+
+
+def test_refused_specialisations_have_no_figures() -> None:
+    """What Triton refuses got no allocation: 0 bytes would read as all of the part's memory left."""
+    row, spec = Row("scale", "large", "sm_90", "production"), EngineSpec(name=COMPILER, target="sm_90")
+    refused = dataclasses.replace(specialised("refused", 0, spec), threads=0, check="compile")
+
+    row.add(ScaleCase(), Found(finding=finding("large", spec, ScaleCase(), check="compile"), compiled=(refused,)))
+
+    assert (row.met, row.placements["production"].shared_by) == (1, "")
+    assert list(targets_text._cells(row, full=False, wide=True))[3:5] == ["-", "-"]
 
 
 def test_nothing_new_ends_it(bench: Bench) -> None:
