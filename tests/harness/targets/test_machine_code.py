@@ -19,7 +19,7 @@ from triton.compiler import CompilationError
 
 from tridiff.harness.capture import Specialisation
 from tridiff.harness.targets import machine_code
-from tridiff.harness.targets.pipeline import Refused
+from tridiff.harness.targets.pipeline import RELEASE, Refused
 
 NUMBERS = torch.zeros(64, dtype=torch.int32)
 
@@ -83,7 +83,7 @@ def test_assembler_that_refuses(capfd: pytest.CaptureFixture[str]) -> None:
     failure = caught.value.failure
     assert failure.check == "codegen"
     assert failure.subject == "PTXASError: Not a name of any known instruction: 'garbage'"
-    assert failure.message == f"Triton fails to generate code for unknown: {failure.subject}"
+    assert failure.message == f"Triton fails to generate code for unknown: {failure.subject} ({RELEASE})"
     assert "ptxas" in capfd.readouterr().out  # Triton prints it, too
 
 
