@@ -115,7 +115,6 @@ def fuzz(
     part = starting.shard(shard)
     plugins = starting.plugins(given, plugin)
     worker = starting.worker(plugins, plan.target, off=no_isolation)  # it loads torch while we do
-    compilers = starting.compilers(plugins, verdicts, plan.target)
     registry = starting.registry(plugins, plan.target)
     from tridiff.harness import repro
     from tridiff.harness.isolation.journal import Journal
@@ -134,11 +133,11 @@ def fuzz(
     budget = Budget(examples=starting.examples(part, plan.profile.examples, len(kernels)), seconds=plan.profile.seconds)
     if part.count > 1 and not as_json:
         _say(f"shard {part} of the run with seed {plan.seed}")
-    isolation = starting.judging(worker, compilers, verdicts, given, timeout, memory_limit, off=no_isolation)
+    compilers = starting.compilers(plugins, verdicts, plan.target)  # nothing else can go wrong before they are watched
     with (
+        starting.judging(worker, compilers, verdicts, given, timeout, memory_limit, off=no_isolation) as examiner,
         eventfile.fresh(starting.short(plan.out) / eventfile.NAME) as events,
         contextlib.closing(Journal(starting.short(plan.out))) as journal,
-        isolation as examiner,
     ):
         report = FuzzReport(outputs, _stderr(), folder, events, shard=str(part) if part.count > 1 else None)
         session = Session(kernels, spec, part.seed(plan.seed), budget, report.listen, registry, tuple(model or ()))
