@@ -76,8 +76,9 @@ class Registry:
 
     def register_fault(self, fault: Fault) -> None:
         """Add a Fault of a registered Kernel. Raises `UsageError` for an unknown kernel, check or target, or a name taken."""
+        if isinstance(fault, Fault):
+            self.kernel(fault.kernel)
         check_fault(fault)
-        self.kernel(fault.kernel)
         known = self.faults.setdefault(fault.kernel, [])
         if any(other.name == fault.name for other in known):
             by = self._by("fault", fault.kernel, fault.name)

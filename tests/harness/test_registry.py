@@ -90,7 +90,9 @@ def test_fault_needs_a_kernel_and_checks() -> None:
         ),
         (
             {"checks": frozenset({"compile"}), "target": "gfx943"},
-            "fault 'new': unknown target 'gfx943': did you mean 'gfx942'?; targets: " + ", ".join(TARGETS),
+            "fault 'new': unknown target 'gfx943': did you mean 'gfx942'?; targets: "
+            + ", ".join(TARGETS)
+            + "; `targets` in the settings adds others",
         ),
         (
             {"target": "gfx942"},
