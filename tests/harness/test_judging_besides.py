@@ -45,7 +45,7 @@ def test_what_is_compiled_besides(ran: Outcome, compiled: Outcome, expected: Out
     """What is clean, and what the engine could not judge, such as a cast that it knows to be wrong."""
     compiler = Answering(compiled)
     registry: Any = SimpleNamespace(kernel=lambda _: SimpleNamespace(op="scale"), op=lambda _: SimpleNamespace(within=None))
-    examiner: Any = Judging(Answering(ran), {"gfx1201": compiler})  # type: ignore[arg-type, dict-item]  # stand-ins
+    examiner: Any = Judging(Answering(ran), {"gfx1201": compiler})  # type: ignore[arg-type, dict-item]  # Answering has of Examiner what is called
     ref: Any = SimpleNamespace(kernel="scale")
 
     outcome = examiner.examine(ref, SPEC, CASE, registry, shrinking=False, announce=print)

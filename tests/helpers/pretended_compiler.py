@@ -66,7 +66,7 @@ class Pretended:
         ref: KernelRef,
         spec: EngineSpec,
         case: Any,
-        registry: Registry,  # noqa: ARG002 - the protocol's
+        registry: Registry,  # noqa: ARG002 - runner.examiner.Examiner has it
         *,
         shrinking: bool,
         announce: Callable[[WorkerDied], None],
@@ -89,7 +89,7 @@ class Pretended:
 
     def confirmed(
         self,
-        ref: KernelRef,  # noqa: ARG002 - the protocol's
+        ref: KernelRef,  # noqa: ARG002 - runner.examiner.Examiner has it
         spec: EngineSpec,  # noqa: ARG002 - likewise
         finding: Finding,
         registry: Registry,  # noqa: ARG002 - likewise
