@@ -9,7 +9,7 @@ from pathlib import Path
 from setuptools import find_namespace_packages, setup
 
 ROOT = Path(__file__).resolve().parent
-FOLDERS = ("harness", "kernels", "reference", "strategies")
+FOLDERS = ("adapters", "harness", "kernels", "reference", "strategies")
 
 
 def packages_of(folder: str) -> list[str]:

@@ -28,7 +28,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 MARKER = "tridiff-setup.json"
-FOLDERS = ("harness", "kernels", "reference", "strategies")
+FOLDERS = ("adapters", "harness", "kernels", "reference", "strategies")
 DECIDING = ("pyproject.toml", "setup.py", "constraints.txt", "tools/bootstrap.py")
 """The files that say what is installed, and how."""
 

@@ -23,7 +23,20 @@ from tridiff.harness.api.findings import (
     target_family,
 )
 from tridiff.harness.api.messages import normalised
-from tridiff.harness.api.op import Domain, Expected, Fault, Inputs, Kernel, Op, Patch, Reference, Verdict
+from tridiff.harness.api.op import (
+    Allowed,
+    Domain,
+    Expected,
+    Facet,
+    Fault,
+    Inputs,
+    Kernel,
+    Op,
+    Patch,
+    Reference,
+    Restriction,
+    Verdict,
+)
 from tridiff.harness.api.poison import RAW, Poison, Zone, pattern
 from tridiff.harness.api.values import gaussian, integers, permutation, uniform, words
 
@@ -34,6 +47,7 @@ __all__ = [
     "RAW",
     "SCHEMA",
     "Allocation",
+    "Allowed",
     "Arena",
     "CaseError",
     "Clean",
@@ -41,6 +55,7 @@ __all__ = [
     "Damage",
     "Domain",
     "Expected",
+    "Facet",
     "Failure",
     "Fault",
     "Finding",
@@ -53,6 +68,7 @@ __all__ = [
     "Patch",
     "Poison",
     "Reference",
+    "Restriction",
     "Skipped",
     "StagingError",
     "Unsupported",

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 
     from tridiff.harness.api.arena import Arena
 
+Allowed = tuple[Any, ...] | range
+"""Values of a facet that a Kernel supports."""
+
 Inputs = dict[str, Any]
 """Launcher keyword arguments of one Case: tensors (views into an Arena), numbers and strings."""
 
@@ -22,17 +25,49 @@ class Domain:
 
     `target`: the GPU architecture that kernels are compiled for, "gfx942" or "sm_90", say: it has some number formats and
     lacks others. `models`: names of real models, to which presets keep; none for all. `whole`: also what the target lacks, FP8
-    formats above all, which a launcher must refuse by itself (`Kernel.unsupported`).
+    formats above all, which a launcher must refuse by itself (`Kernel.unsupported`). `limits`: by facet (`Op.facets`) the values
+    to which a Kernel keeps (`Kernel.domain`); a strategy draws no others.
     """
 
     target: str
     models: tuple[str, ...] = ()
     whole: bool = False
+    limits: Mapping[str, Allowed] = field(default_factory=dict)
+
+    def allows(self, facet: str, *values: Any) -> bool:
+        """Whether all `values` of `facet` lie in the domain; any do where nothing limits the facet."""
+        limit = self.limits.get(facet)
+        return limit is None or all(value in limit for value in values)
 
     @property
     def platform(self) -> str:
         """The vendor's platform, "hip" or "cuda"."""
         return "cuda" if self.target.startswith("sm_") else "hip"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facet:
+    """One aspect of an Op's contract by which a Kernel may narrow it.
+
+    `description`: what it is, one phrase. `of`: (case) -> what a Case has of it: one value, or a tuple of several (the lengths of
+    its rows, say), all of which must be allowed.
+    """
+
+    description: str
+    of: Callable[[Any], Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Restriction:
+    """What a Kernel supports of one facet of its Op, and why no more.
+
+    `facet`: a name in `Op.facets`. `allowed`: the values supported, a tuple or a range. `reason`: where the Kernel's authors
+    document or plainly assume it, one sentence. What a Kernel gets wrong is no restriction but a Finding.
+    """
+
+    facet: str
+    allowed: Allowed
+    reason: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +88,8 @@ class Op:
     clean Case, see `Clean`. Only what the strategy draws as structure can be climbed, not what follows from a seed.
     `placements`: (case) -> the same Case with its tensors placed otherwise in memory, by name; "production" comes first: views
     aligned, caches beyond 2 GiB. Triton compiles a kernel differently for each. Empty: Cases are compiled as they are drawn.
+    `facets`: by name, what a Kernel may restrict (`Kernel.domain`); `strategy` and `presets` draw nothing that `domain.allows`
+    forbids.
     """
 
     name: str
@@ -65,6 +102,7 @@ class Op:
     compile_time: frozenset[str] = frozenset()
     score: Callable[[Any, float], Mapping[str, float]] | None = None
     placements: Mapping[str, Callable[[Any], Any]] = field(default_factory=dict)
+    facets: Mapping[str, Facet] = field(default_factory=dict)
 
     def knows(self, model: str) -> bool:
         """Whether `model` is the name of a model, or of one of its variants."""
@@ -105,9 +143,12 @@ class Kernel:
     `name`: unique among Kernels. `op`: the Op's name. `module`: importable module that holds the launcher.
     `launcher`: name of the launcher in that module; it takes the Op's Inputs as keyword arguments.
     `rounding`: name of a function there, (inputs) -> mapping, that says where the kernel rounds; None: see the reference.
-    `engines`: names of the engines that can run it.
-    `unsupported`: name of an exception class there, by which the launcher refuses what the GPU cannot do, before it compiles
-    anything; None: it has none, and whatever it raises is a Finding.
+    `engines`: names of the engines that can run it: "cpu" where all it launches are Triton kernels, which can be captured, and
+    so compiled for other targets; "gpu" alone for HIP C++, CUDA C++ and assembly.
+    `unsupported`: name of an exception class there, by which the launcher refuses what the GPU cannot do, or what its documented
+    domain leaves out, before it compiles anything; None: it has none, and whatever it raises is a Finding.
+    `domain`: the part of the Op's contract that it supports; no Case outside is drawn for it. Empty: all of it.
+    `outputs`: names of the Op's outputs that it writes; the others it must leave alone. None: all of them.
     """
 
     name: str
@@ -117,6 +158,13 @@ class Kernel:
     rounding: str | None = None
     engines: tuple[str, ...] = ("cpu",)
     unsupported: str | None = None
+    domain: tuple[Restriction, ...] = ()
+    outputs: tuple[str, ...] | None = None
+
+    @property
+    def limits(self) -> dict[str, Allowed]:
+        """`domain` as `Domain.limits` has it."""
+        return {restriction.facet: restriction.allowed for restriction in self.domain}
 
 
 @dataclass(frozen=True, kw_only=True)

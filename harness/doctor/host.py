@@ -19,7 +19,7 @@ from tridiff.harness.announced import Announced, announced
 
 REQUIRED = ("numpy", "hypothesis", "rich", "threadpoolctl", "typer")
 OPTIONAL = ("pytest", "pytest-xdist")
-PARTS = ("harness", "kernels", "reference", "strategies")
+PARTS = ("adapters", "harness", "kernels", "reference", "strategies")
 DISTRIBUTION = "tridiff"
 
 

@@ -21,6 +21,7 @@ from hypothesis.strategies import SearchStrategy
 from tridiff.harness import blame
 from tridiff.harness.api import DEADLY, Domain, Finding, Found, Op, Outcome
 from tridiff.harness.declarations import check_drawn, check_strategy
+from tridiff.harness.domains import contains
 from tridiff.harness.engines.spec import EngineSpec, UsageError
 from tridiff.harness.registry import Registry, builtin
 from tridiff.harness.runner import targeting
@@ -126,13 +127,14 @@ class Campaign:
         return self.registry.op(self.registry.kernel(self.ref.kernel).op)
 
     def contains(self, case: Any) -> bool:
-        """Whether the Op allows `case` on this campaign's target."""
+        """Whether the Op allows `case` on this campaign's target, and the Kernel's domain does."""
         with self.declared("within"):
-            return self.op.within is None or self.op.within(case, self._domain)
+            return contains(self.op, case, self._domain)
 
     @property
     def _domain(self) -> Domain:
-        return Domain(target=self.spec.target, models=self.models, whole=self.whole)
+        limits = self.registry.kernel(self.ref.kernel).limits
+        return Domain(target=self.spec.target, models=self.models, whole=self.whole, limits=limits)
 
     def _strategy(self, part: str, domain: Domain) -> SearchStrategy[Any]:
         with self.declared(part):

@@ -19,7 +19,7 @@ import pytest
 from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parents[2]
-FOLDERS = ("harness", "kernels", "reference", "strategies")
+FOLDERS = ("adapters", "harness", "kernels", "reference", "strategies")
 ENTRY = "_tridiff_pytest.py"
 """The one module of ours outside the four folders; it says why itself."""
 ADDED = ("kernels/added.py", "harness/added/deeper/module.py", "reference/added/data.json")
@@ -179,7 +179,7 @@ def test_entry_points_point_into_the_wheel(wheel: Path) -> None:
 IMPORT_EVERYTHING = """
     import importlib, importlib.util, pkgutil, sys
     import tridiff
-    for folder in ("harness", "kernels", "reference", "strategies"):
+    for folder in ("adapters", "harness", "kernels", "reference", "strategies"):
         package = importlib.import_module(f"tridiff.{folder}")
         names = [module.name for module in pkgutil.walk_packages(package.__path__, f"tridiff.{folder}.")]
         for name in [f"tridiff.{folder}", *(name for name in names if not name.endswith("__main__"))]:

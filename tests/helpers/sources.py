@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-FOLDERS = ("harness", "kernels", "reference", "strategies")
+FOLDERS = ("adapters", "harness", "kernels", "reference", "strategies")
 
 
 @dataclass(frozen=True)
