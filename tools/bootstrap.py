@@ -168,7 +168,9 @@ def create(base: Base, plan: Plan, marker: dict[str, str]) -> None:
 def install(plan: Plan, root: Path) -> None:
     """Install tridiff and what it needs, and see that torch and triton can be imported. Raises `SetupError`."""
     pip = (plan.python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input")
-    execute(f"installing {plan.install[-1]}", (*pip, *plan.install), root)
+    # Python compiles what it imports; to compile all that torch brings takes as long as to install it.
+    lazily = ("--no-compile",) if plan.create is not None and not sys.dont_write_bytecode else ()
+    execute(f"installing {plan.install[-1]}", (*pip, *lazily, *plan.install), root)
     execute("importing torch and triton", (plan.python, "-c", "import torch, triton"), root)
 
 

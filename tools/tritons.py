@@ -1,8 +1,9 @@
 """Run the engines' tests on other Triton releases: `tritons.py [VERSION]...`; all of `triton-versions.txt` by default.
 
 Each release is unpacked into a folder of its own, `.tritons/VERSION-PYTHON`, and stands in front on PYTHONPATH while its tests
-run: the Triton that is installed is neither replaced nor touched. The releases are tested one after the other, each in
-processes of its own; the `conftest.py` of the tests refuses to run when another version than the expected one is imported.
+run: the Triton that is installed is neither replaced nor touched. Several releases are tested at the same time, each in a process
+of its own if cores are few: that takes two thirds of the time of workers that all collect the tests and report them. The
+`conftest.py` of the tests refuses to run when another version than the expected one is imported.
 
 Exit status: 0 when all passed, 1 when a test failed, 2 when a release could not be had, 130 after Ctrl-C.
 """
@@ -143,40 +144,70 @@ def reason(output: str) -> str:
     return lines[-1]
 
 
-def test(root: Path, version: str) -> Result:
-    """Run the engines' tests on `version`; what pytest says is shown only when it is not good."""
+@dataclass
+class Running:
+    """The tests of one version while they run: their `process`, what it prints (`log`) and says in JUnit's form (`report`)."""
+
+    version: str
+    process: subprocess.Popen[bytes]
+    report: Path
+    log: Path
+    started: float
+
+    def result(self) -> Result:
+        """What became of them; what pytest says is shown only when it is not good."""
+        seconds = time.monotonic() - self.started
+        result = Result(self.version, self.process.returncode, counted(self.report), seconds)
+        if not result.is_good:
+            say(self.log.read_text(encoding="utf-8"))
+        return result
+
+
+def test(root: Path, versions: Sequence[str], workers: int) -> list[Result]:
+    """Run the engines' tests on all `versions` at the same time, on each with so many workers of pytest's; in their order."""
+    running: list[Running] = []
+    results: dict[str, Result] = {}
+    try:
+        for version in versions:
+            say(f"triton {version}: testing {' and '.join(TESTS)} ...")
+            running.append(_started(root, version, workers))
+        while len(results) < len(running):
+            for each in running:
+                if each.version not in results and each.process.poll() is not None:
+                    results[each.version] = each.result()
+                    say(str(results[each.version]))
+            time.sleep(0.05)
+    except KeyboardInterrupt:  # the terminal has told pytest too, which ends its workers if we let it
+        _give_time(running)
+        raise
+    finally:
+        for each in running:
+            each.process.kill()
+            each.process.wait()
+    return [results[version] for version in versions]
+
+
+def _started(root: Path, version: str, workers: int) -> Running:
     folder = place(root, version)
     report, log = (folder.with_name(folder.name + suffix) for suffix in (".xml", ".log"))
     report.unlink(missing_ok=True)
     paths = [str(folder), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), EXPECTED: version}
-    started = time.monotonic()
-    status = _pytest(root, environment, report, log)
-    result = Result(version, status, counted(report), time.monotonic() - started)
-    if not result.is_good:
-        say(log.read_text(encoding="utf-8"))
-    return result
-
-
-def _pytest(root: Path, environment: dict[str, str], report: Path, log: Path) -> int:
-    command = [sys.executable, "-m", "pytest", "-n", "auto", "-q", f"--junitxml={report}", *TESTS]
+    # One worker is no worker: pytest itself, which then neither starts one nor sends it tests.
+    spread = "0" if workers == 1 else str(workers)
+    command = [sys.executable, "-m", "pytest", "-n", spread, "-q", f"--junitxml={report}", *TESTS]
     with log.open("w", encoding="utf-8") as output:
         process = subprocess.Popen(  # noqa: S603 - the command is ours
             command, cwd=root, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
         )
-        try:
-            return process.wait()
-        except KeyboardInterrupt:  # the terminal has told pytest too, which ends its workers if we let it
-            _give_time(process)
-            raise
-        finally:
-            process.kill()
-            process.wait()
+    return Running(version, process, report, log, time.monotonic())
 
 
-def _give_time(process: subprocess.Popen[bytes]) -> None:
-    with suppress(subprocess.TimeoutExpired):
-        process.wait(10)
+def _give_time(running: Sequence[Running]) -> None:
+    until = time.monotonic() + 10
+    for each in running:
+        with suppress(subprocess.TimeoutExpired):
+            each.process.wait(max(0.0, until - time.monotonic()))
 
 
 def counted(report: Path) -> tuple[int, int, int] | None:
@@ -195,14 +226,23 @@ def say(line: str) -> None:
     print(line, flush=True)
 
 
-def run(root: Path, versions: Sequence[str]) -> int:
-    """Install and test `versions`; the exit status. Raises `Unavailable`."""
+def rounds(versions: Sequence[str], cores: int) -> Iterator[tuple[Sequence[str], int]]:
+    """Which versions are tested at the same time, and with how many workers each.
+
+    Up to two a core: of three on two cores none is left to the end, when the other core would be idle.
+    """
+    for first in range(0, len(versions), 2 * cores):
+        together = versions[first : first + 2 * cores]
+        yield together, max(1, cores // len(together))
+
+
+def run(root: Path, versions: Sequence[str], cores: int | None = None) -> int:
+    """Install and test `versions` on so many cores, all of the machine's by default; the exit status. Raises `Unavailable`."""
+    versions = list(dict.fromkeys(versions))
     install(root, versions)
-    results = []
-    for version in versions:
-        say(f"triton {version}: testing {' and '.join(TESTS)} ...")
-        results.append(test(root, version))
-        say(str(results[-1]))
+    results: list[Result] = []
+    for together, workers in rounds(versions, cores or os.cpu_count() or 1):
+        results += test(root, together, workers)
     say("summary\n" + "\n".join(f"  {result}" for result in results))
     return 0 if all(result.is_good for result in results) else 1
 

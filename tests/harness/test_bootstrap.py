@@ -217,6 +217,20 @@ def test_failing_step_says_what_failed(tmp_path: Path) -> None:
         bootstrap.execute("installing", command, tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("base", "writes", "lazily"), [(PLAIN, True, True), (PLAIN, False, False), (VENV_WITH_TORCH, True, False)]
+)
+def test_what_is_compiled(base: Base, writes: bool, lazily: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a venv of ours, what is imported is compiled then, unless Python must not write; others are installed into as usual."""
+    commands: list[tuple[str, ...]] = []
+    monkeypatch.setattr(bootstrap, "execute", lambda _purpose, command, _folder: commands.append(command))
+    monkeypatch.setattr(sys, "dont_write_bytecode", not writes)
+
+    bootstrap.install(decide(base, CHECKOUT), CHECKOUT)
+
+    assert [("--no-compile" in command) for command in commands] == [lazily, False]
+
+
 def test_type_checker_sees_all_packages(tmp_path: Path) -> None:
     """The links lead to the four folders that setup.py packages, and making them twice is harmless."""
     for folder in bootstrap.FOLDERS:
@@ -334,6 +348,7 @@ def test_targets_run_with_their_arguments(tmp_path: Path, variables: list[str], 
         ("nothing", 0, "all parts passed: format-check ruff mypy test-versions test"),
         ("mypy", 1, "failed: mypy"),
         ("format-check|test", 1, "failed: format-check test"),
+        ("ruff|test-versions", 1, "failed: test-versions ruff"),
         ("setup", 2, "ran setup"),
     ],
 )
@@ -360,5 +375,5 @@ def test_gate_runs_every_part_and_names_what_failed(tmp_path: Path, failing: str
     assert result.stdout.splitlines()[-1] == closing
     if failing != "setup":
         assert [line for line in result.stdout.splitlines() if line.startswith("ran ")] == [
-            f"ran {part}" for part in ("setup", "format-check", "ruff", "mypy", "test-versions", "test")
+            f"ran {part}" for part in ("setup", "test-versions", "format-check", "ruff", "mypy", "test")
         ]

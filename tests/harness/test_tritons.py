@@ -100,14 +100,14 @@ def test_skipped():
 
 
 def test_each_release_is_tested(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Each release is the one that its tests import; one that fails shows pytest's output, and in the exit status."""
+    """Each release, once, is the one that its tests import; one that fails shows pytest's output, and in the exit status."""
     for version in ("3.6.0", "3.8.0"):
         stub_release(root, version)
     for folder, test in zip(tritons.TESTS, (TEST, "def test_of_another_folder(): pass\n"), strict=True):
         (root / folder).mkdir(parents=True)
         (root / folder / f"test_{Path(folder).name}.py").write_text(test, encoding="utf-8")
 
-    status = tritons.run(root, ["3.6.0", "3.8.0"])
+    status = tritons.run(root, ["3.6.0", "3.8.0", "3.6.0"], cores=2)
 
     lines = capsys.readouterr().out.splitlines()
     assert status == 1
@@ -115,14 +115,23 @@ def test_each_release_is_tested(root: Path, capsys: pytest.CaptureFixture[str]) 
     assert lines[-2].startswith("  triton 3.6.0: 3 passed, 0 failed, 1 skipped, ")
     assert lines[-1].startswith("  triton 3.8.0: 2 passed, 1 failed, 1 skipped, ")
     assert sum("test_other" in line and line.startswith("FAILED") for line in lines) == 1
-    assert tritons.run(root, ["3.6.0"]) == 0
+    assert tritons.run(root, ["3.6.0"], cores=1) == 0
+
+
+@pytest.mark.parametrize(
+    ("cores", "expected"),
+    [(1, [("ab", 1), ("c", 1)]), (2, [("abc", 1)]), (3, [("abc", 1)]), (16, [("abc", 5)])],
+)
+def test_releases_share_the_cores(cores: int, expected: list[tuple[str, int]]) -> None:
+    """At most two releases a core are tested at a time, and those that are share all cores."""
+    assert [("".join(together), workers) for together, workers in tritons.rounds("abc", cores)] == expected
 
 
 def test_tests_that_do_not_run_are_a_failure(root: Path) -> None:
     """No tests, or none that finish, are no success."""
     stub_release(root, "3.6.0")
 
-    assert tritons.run(root, ["3.6.0"]) == 1
+    assert tritons.run(root, ["3.6.0"], cores=1) == 1
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,8 @@ from tridiff.harness.engines.cpu.ttir import compiled, generic_text
 from tridiff.harness.engines.spec import EngineSpec
 
 BLOCK = 1024
+EXPECTED = os.environ.get("TRIDIFF_EXPECTED_TRITON")
+"""The other release that is being tested, set by tools/tritons.py; None where it is the installed Triton."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -33,13 +35,19 @@ def pytest_configure(config: pytest.Config) -> None:
         "operations(*names, versions='', reason=''): operations that kernels of this test must contain, and the Triton versions"
         " on which the test makes sense (such as '>=3.8'; all of them by default) with the reason",
     )
-    expected = os.environ.get("TRIDIFF_EXPECTED_TRITON")  # set by tools/tritons.py
-    if expected and triton.__version__ != expected:
-        raise pytest.UsageError(f"triton {expected} is to be tested, but {triton.__version__} was imported: {triton.__file__}")
+    config.addinivalue_line(
+        "markers",
+        "installed_triton(reason): a test that says the same on every release, so the installed one is enough, with the reason",
+    )
+    if EXPECTED and triton.__version__ != EXPECTED:
+        raise pytest.UsageError(f"triton {EXPECTED} is to be tested, but {triton.__version__} was imported: {triton.__file__}")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip a test on the versions of Triton that its marker leaves out."""
+    """Skip a test on the versions of Triton that its markers leave out."""
+    for mark in item.iter_markers("installed_triton"):
+        if EXPECTED:
+            pytest.skip(f"with the installed triton alone: {mark.args[0]}")
     for mark in item.iter_markers("operations"):
         versions = mark.kwargs.get("versions", "")
         if Version(Version(triton.__version__).base_version) not in SpecifierSet(versions):

@@ -12,6 +12,8 @@ from operation_table import Claim, Inconsistent
 from tridiff.harness.engines.cpu.program import TERMINATORS
 from tridiff.harness.engines.cpu.ttir import BUILDERS
 
+pytestmark = pytest.mark.installed_triton("marks, notes and the page that follows from them are ours")
+
 
 def test_page_is_current() -> None:
     """Tables, marks and notes fit together exactly, and docs/reference/operations.md says what follows from them."""

@@ -60,6 +60,7 @@ def test_engine_agrees_with_evaluation(shard: int, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.installed_triton("the defects are planted into the engine, and it is the search that is tested")
 @pytest.mark.parametrize("defect", FOUND_WITHIN)
 def test_defect_is_found(defect: str, tmp_path: Path) -> None:
     """A defect planted into the engine shows within some dozens of kernels."""

@@ -33,6 +33,7 @@ def test_negation(elementwise: Elementwise) -> None:
     assert torch.equal(result.view(torch.int32), (-x).view(torch.int32))
 
 
+@pytest.mark.installed_triton("it is the conftest that is tested, in a pytest of its own")
 def test_another_version_than_expected_is_refused() -> None:
     """Tests that are to run on one version do not run on another, and say which they found."""
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--collect-only", "-q", str(Path(__file__).parent)]
