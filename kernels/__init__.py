@@ -7,5 +7,7 @@ name begins with the family's; Faults patch the family's module alone.
 
 `decode_attention`: split-KV decode attention over a paged cache, MHA, GQA and MLA, FP8 caches too. `decode_attention_arguments`:
 what its launcher accepts.
+`merge_attention_states`: the attentions over a prefix and a suffix of the keys, joined.
+`arguments`: what launchers of several families check.
 `faults`: deliberate defects, as patches of these modules' sources.
 """

@@ -18,7 +18,8 @@ import torch
 import triton
 import triton.language as tl
 
-from tridiff.kernels.decode_attention_arguments import FP8_DTYPES, check_numbers, check_tensors, paged, require
+from tridiff.kernels.arguments import require
+from tridiff.kernels.decode_attention_arguments import FP8_DTYPES, check_numbers, check_tensors, paged
 
 KERNELS = (
     {

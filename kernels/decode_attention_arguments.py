@@ -6,16 +6,9 @@ import math
 
 import torch
 
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+from tridiff.kernels.arguments import DTYPES, Tensors, require, require_dense, require_dtypes
+
 FP8_DTYPES = (torch.float8_e4m3fn, torch.float8_e4m3fnuz, torch.float8_e5m2)
-
-Tensors = dict[str, torch.Tensor]
-
-
-def require(condition: bool, message: str) -> None:
-    """Raise ValueError with `message` unless `condition` holds."""
-    if not condition:
-        raise ValueError(message)
 
 
 def paged(name: str, cache: torch.Tensor, page_size: int) -> torch.Tensor:
@@ -84,15 +77,12 @@ def _check_dtypes(tensors: Tensors) -> None:
         "output": (dtype, torch.float32),
         "lse": (torch.float32,),
     }
-    for name, tensor in tensors.items():
-        choices = " or ".join(map(str, dict.fromkeys(allowed[name])))
-        require(tensor.dtype in allowed[name], f"{name} is {tensor.dtype}: must be {choices}")
+    require_dtypes(tensors, allowed)
 
 
 def _check_layout(tensors: Tensors) -> None:
     for name, tensor in tensors.items():
-        step = tensor.stride(-1)
-        require(step == 1 or tensor.shape[-1] <= 1, f"{name} has stride {step} in its last dimension: must be 1, dense")
+        require_dense(name, tensor)
         require(tensor.device == tensors["query"].device, f"{name} is on {tensor.device}: must be where the query is")
 
 

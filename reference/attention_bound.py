@@ -14,8 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-UNIT = 2.0**-24
-"""Unit roundoff of float32, in which every kernel accumulates."""
+from tridiff.reference.roundings import LARGEST, NORMAL, UNDERFLOW, UNIT, gamma, stored, subnormal_of, unit_of
 
 UNIT_TF32 = 2.0**-10
 """Largest relative error of a float32 operand taken as tf32: 11 significant bits, the rest cut off and not rounded (H200)."""
@@ -23,32 +22,34 @@ UNIT_TF32 = 2.0**-10
 UNIT_FLOAT64 = 2.0**-53
 """Unit roundoff of float64, in which the reference computes."""
 
-UNDERFLOW = 2.0**-150
-"""Largest error of a float32 product or quotient below the normal range: half of the smallest subnormal."""
-
 UNDERFLOW_TF32 = 2.0**-136
 """What a float32 below the normal range may lose as a tf32 operand: all of its last 13 bits."""
-
-NORMAL = 2.0**-126
-"""Smallest normal float32: what a flushed result may lose. GPUs flush exp2 (v_exp_f32, ex2.approx.ftz)."""
 
 FP8_DTYPES = (torch.float8_e4m3fn, torch.float8_e4m3fnuz, torch.float8_e5m2)
 """Cache dtypes that hold codes, to be multiplied by a scale."""
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-"""What p, and a dequantised key or value, may be rounded to."""
+"""What a dequantised key or value, a product, a sum or the output of a split may be rounded to."""
+
+NARROW = DTYPES | {str(dtype).removeprefix("torch."): dtype for dtype in FP8_DTYPES}
+"""What p and the query may be rounded to: to FP8 where the caches are, so that both operands of a product have one dtype."""
 
 FOLDED = "folded"
 """Instead of such a dtype: FP8 codes enter the products as they are, and their scales multiply the scores and the output."""
 
 _CHOICES: dict[str, tuple[object, ...]] = {
-    "p_dtype": tuple(DTYPES),
+    "p_dtype": tuple(NARROW),
     "dot_precision": ("ieee", "tf32"),
     "dequantised": (*DTYPES, FOLDED),
     "flushes_subnormals": (False, True),
+    "query_dtype": tuple(NARROW),
+    "scaled_query": (False, True),
+    "product_dtype": tuple(DTYPES),
+    "sum_dtype": tuple(DTYPES),
+    "partial_dtype": tuple(DTYPES),
 }
 _COUNTS = ("block_n", "num_kv_splits")
-_LARGEST = torch.finfo(torch.float32).max
+_OPTIONAL_COUNTS = ("query_columns", "split_multiple")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,22 +76,40 @@ class Operand:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Rounded:
+    """Limits of a dtype that numbers are rounded to on their way: `unit` roundoff, smallest `subnormal`, `largest` number."""
+
+    unit: float = 0.0
+    subnormal: float = 0.0
+    largest: float = math.inf
+
+    @classmethod
+    def to(cls, dtype: torch.dtype) -> Rounded:
+        """Those of `dtype`; none for float32, whose roundings are counted one by one."""
+        limits = torch.finfo(dtype)
+        return cls() if dtype == torch.float32 else cls(unit=unit_of(limits), subnormal=subnormal_of(limits), largest=limits.max)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Contract:
     """What the kernel computes and where it rounds, as far as the bound depends on it.
 
-    `scale`, `cap`: sm_scale and logit_cap (0: off). `output`, `lse`: limits of the dtypes stored. `p_unit`, `p_subnormal`:
-    unit roundoff and smallest subnormal of the dtype that p is cast to before the PV product, 0 if it stays float32.
+    `scale`, `cap`: sm_scale (1 where the query holds it) and logit_cap (0: off). `output`, `lse`: limits of the dtypes stored.
+    `weight`: of the dtype that p is cast to before the PV product. `product`: of that of each single q k. `total`: of that in
+    which the p of a tile are added up, after that cast; None: as float32, before it. `partial`: of that of a split's output.
     `query`, `key`, `value`, `p`: what the two products take from their operands. `underflow`: absolute error of a float32
     product or quotient below the normal range. `key_scale`, `value_scale`: scales of FP8 codes folded into scores and output,
-    else None. `block_n`: keys per tile. `splits`: KV splits.
+    else None. `block_n`: keys per tile. `splits`: KV splits, of a multiple of `split_multiple` keys each.
     """
 
     scale: float
     cap: float
     output: torch.finfo
     lse: torch.finfo
-    p_unit: float
-    p_subnormal: float
+    weight: Rounded
+    product: Rounded
+    total: Rounded | None
+    partial: Rounded
     query: Operand
     key: Operand
     value: Operand
@@ -100,6 +119,7 @@ class Contract:
     value_scale: float | None
     block_n: int
     splits: int
+    split_multiple: int
 
     @classmethod
     def of(
@@ -111,18 +131,20 @@ class Contract:
         only where the caches are FP8), ValueError for one that is unknown.
         """
         _require_rounding(rounding)
-        p_dtype, query_dtype, cache_dtype = DTYPES[rounding["p_dtype"]], inputs["query"].dtype, inputs["key_cache"].dtype
+        p_dtype, query_dtype, cache_dtype = NARROW[rounding["p_dtype"]], inputs["query"].dtype, inputs["key_cache"].dtype
         folded = cache_dtype in FP8_DTYPES and rounding["dequantised"] == FOLDED
         key_fold, value_fold = (key_scale, value_scale) if folded else (None, None)
         multiplied = query_dtype if folded else DTYPES[rounding["dequantised"]] if cache_dtype in FP8_DTYPES else cache_dtype
-        p_limits = torch.finfo(p_dtype)
+        sum_dtype = rounding.get("sum_dtype")
         return cls(
-            scale=float(inputs["sm_scale"]),
+            scale=1.0 if rounding.get("scaled_query", False) else float(inputs["sm_scale"]),
             cap=float(inputs["logit_cap"]),
             output=torch.finfo(inputs["output"].dtype),
             lse=torch.finfo(inputs["lse"].dtype),
-            p_unit=0.0 if p_dtype == torch.float32 else _unit(p_limits),
-            p_subnormal=0.0 if p_dtype == torch.float32 else _subnormal(p_limits),
+            weight=Rounded.to(p_dtype),
+            product=Rounded.to(DTYPES[rounding.get("product_dtype", "float32")]),
+            total=None if sum_dtype is None else Rounded.to(DTYPES[sum_dtype]),
+            partial=Rounded.to(DTYPES[rounding.get("partial_dtype", "float32")]),
             query=Operand.of(query_dtype, rounding),
             key=Operand.of(multiplied, rounding, key_fold),
             value=Operand.of(multiplied, rounding, value_fold),
@@ -132,19 +154,21 @@ class Contract:
             value_scale=value_fold,
             block_n=int(rounding["block_n"]),
             splits=int(rounding["num_kv_splits"]),
+            split_multiple=int(rounding.get("split_multiple", 1)),
         )
 
     def logits(self, query: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
         """Exact logits [g, n] of `query` [g, Lk] and `keys` [n, Lk], and how far a kernel's logits may be off before softmax.
 
         The product has Lk multiplications and sums; two more roundings are of sm_scale and of the product with it, and a folded
-        scale of the keys adds one. The cap passes an error on as its slope allows. Where a float32 product may overflow the
-        error is infinite.
+        scale of the keys adds one. Single products may be rounded further. The cap passes an error on as its slope allows. Where
+        a product may overflow the error is infinite.
         """
         raw = self.scale * (query @ keys.T)
         query, keys = query.abs(), keys.abs()
         products = query @ keys.T
-        raw_error = gamma(query.shape[1] + 2 + (self.key_scale is not None)) * products
+        raw_error = (gamma(query.shape[1] + 2 + (self.key_scale is not None)) + self.product.unit) * products
+        raw_error += query.shape[1] * self.product.subnormal / 2 * (self.key_scale or 1.0)
         query_loss, key_loss = self.query.loss(query), self.key.loss(keys)
         if query_loss is not None:
             raw_error += query_loss @ keys.T
@@ -154,7 +178,9 @@ class Contract:
         exact = self.capped(raw)
         error = torch.maximum(self.capped(raw + raw_error) - exact, exact - self.capped(raw - raw_error))
         largest = max(1.0, abs(self.scale)) * max(1.0, 1.0 / (self.key_scale or 1.0))
-        error[products * largest > _LARGEST] = math.inf
+        error[products * largest > LARGEST] = math.inf
+        if query.amax() * keys.amax() > self.product.largest * (self.key_scale or 1.0):
+            error.fill_(math.inf)
         return exact, error
 
     def capped(self, logits: Tensor) -> Tensor:
@@ -163,7 +189,7 @@ class Contract:
 
     def steps(self, keys: int) -> int:
         """Longest way of a key through a row of `keys` >= 1 keys: the tiles of the longest split, then the splits not empty."""
-        length = -(-keys // self.splits)
+        length = -(-keys // (self.splits * self.split_multiple)) * self.split_multiple
         return -(-length // self.block_n) + -(-keys // length)
 
 
@@ -181,12 +207,13 @@ def bounds(
     # the divisions of the split and of the row, up to two ulps each. 1: the product with a folded scale of the values.
     steps = contract.steps(logits.shape[1])
     relative = gamma(2 * contract.block_n + 6 * steps + 16 + (contract.value_scale is not None))
+    relative += _total_error(contract, logits.shape[1])
 
     output_error = _output_error(contract, logits, error, values, output, relative)
     lse_error = torch.logsumexp(logits + error, dim=1) - lse + relative
 
     output_error[logit_error.isinf().any(dim=1)] = math.inf
-    return _stored(output, output_error, contract.output), _stored(lse, lse_error, contract.lse)
+    return stored(output, output_error, contract.output), stored(lse, lse_error, contract.lse)
 
 
 def softmax_roundings(contract: Contract, logits: Tensor, lse: Tensor) -> Tensor:
@@ -203,6 +230,14 @@ def softmax_roundings(contract: Contract, logits: Tensor, lse: Tensor) -> Tensor
     return around + 5 * logits.abs() + 8 * contract.cap if contract.cap > 0 else around
 
 
+def _total_error(contract: Contract, keys: int) -> float:
+    """Relative error of a row's sum of p, at least 1, where p is cast before and a tile is added up in that dtype."""
+    if contract.total is None:
+        return 0.0
+    cast = contract.weight.unit + keys * contract.weight.subnormal / 2
+    return cast + contract.block_n * contract.total.unit * (1 + cast)
+
+
 def _output_error(contract: Contract, logits: Tensor, error: Tensor, values: Tensor, output: Tensor, relative: float) -> Tensor:
     """Error of the output [g, Lv] before it is stored; `relative`: of numerator and denominator together."""
     # The largest weight of key t when its logit is off by +error and all logits of the denominator by -error. No weight
@@ -215,7 +250,8 @@ def _output_error(contract: Contract, logits: Tensor, error: Tensor, values: Ten
     total_magnitude = magnitude.sum(dim=0)
 
     moved = _moved(logits, error, heaviest * -torch.expm1(-error), values, output)
-    moved += (contract.p_unit + contract.p.cut) * weighted
+    moved += (contract.weight.unit + contract.p.cut + contract.partial.unit) * weighted
+    moved += contract.partial.subnormal / 2
     value_loss = contract.value.loss(magnitude)
     if value_loss is not None:
         moved += weight @ value_loss
@@ -226,7 +262,7 @@ def _output_error(contract: Contract, logits: Tensor, error: Tensor, values: Ten
 
     total = moved + relative * (weighted + output.abs() + moved)
     # The accumulator before division is at most sum |v|: beyond float32 it may legitimately overflow. FP8 codes never do.
-    total[:, total_magnitude * (1 + contract.p_unit + relative) > _LARGEST] = math.inf
+    total[:, total_magnitude * (1 + contract.weight.unit + relative) > LARGEST] = math.inf
     return total
 
 
@@ -247,7 +283,7 @@ def _moved(logits: Tensor, error: Tensor, gain: Tensor, values: Tensor, output: 
 def _subnormal_p(contract: Contract, logits: Tensor, error: Tensor, weight: Tensor, magnitude: Tensor) -> Tensor:
     """What subnormal p lose in the cast, and in a product that flushes them; p is relative to at most the heaviest key."""
     top = weight.amax(dim=1, keepdim=True)
-    lost = contract.p_subnormal / 2 * top * magnitude.sum(dim=0)
+    lost = contract.weight.subnormal / 2 * top * magnitude.sum(dim=0)
     if contract.p.lost < contract.p.normal:
         return lost
     least = torch.exp(logits - error - (logits + error).amax(dim=1, keepdim=True))
@@ -266,33 +302,14 @@ def _underflow(contract: Contract, keys: int) -> float:
     return contract.underflow * results * max(1.0, contract.value_scale or 1.0)
 
 
-def _stored(value: Tensor, error: Tensor, dtype: torch.finfo) -> Tensor:
-    """Bound after rounding `value` +- `error` to `dtype`; infinite where the rounded value may overflow."""
-    bound = error + _unit(dtype) * (value.abs() + error) + _subnormal(dtype) / 2
-    return bound.masked_fill(value.abs() + error > dtype.max, math.inf)
-
-
-def gamma(roundings: float) -> float:
-    """Relative error of `roundings` float32 roundings in a row: k u / (1 - k u) (Higham, Accuracy and Stability, 3.1)."""
-    product = roundings * UNIT
-    return product / (1 - product) if product < 1 else math.inf
-
-
-def _unit(dtype: torch.finfo) -> float:
-    return float(dtype.eps) / 2
-
-
-def _subnormal(dtype: torch.finfo) -> float:
-    return float(dtype.smallest_normal) * float(dtype.eps)
-
-
 def _require_rounding(rounding: Mapping[str, Any]) -> None:
-    unknown = sorted(set(rounding) - {*_CHOICES, *_COUNTS})
+    known = (*_CHOICES, *_COUNTS, *_OPTIONAL_COUNTS)
+    unknown = sorted(set(rounding) - set(known))
     if unknown:
-        raise ValueError(f"rounding has the unknown entry {unknown[0]!r}: known are {', '.join((*_CHOICES, *_COUNTS))}")
+        raise ValueError(f"rounding has the unknown entry {unknown[0]!r}: known are {', '.join(known)}")
     for name, choices in _CHOICES.items():
         if name in rounding and rounding[name] not in choices:
             raise ValueError(f"rounding[{name!r}] is {rounding[name]!r}: must be one of {', '.join(map(str, choices))}")
-    for name in _COUNTS:
+    for name in (*_COUNTS, *(name for name in _OPTIONAL_COUNTS if name in rounding)):
         if rounding[name] < 1:
             raise ValueError(f"rounding[{name!r}] is {rounding[name]!r}: must be at least 1")

@@ -11,7 +11,7 @@ Shared atoms, each a module that any family imports:
 * `layouts`: strides of caches and of row-wise tensors, and page offsets beyond 2^31 elements;
 * `profiles`: what values queries, keys and values hold.
 
-Then a module per family, which declares its Op: `decode_attention`.
+Then a module per family, which declares its Op: `decode_attention`, `merge_attention_states`.
 
 Rules that make failures read well: the first element of every choice is the simplest, what should shrink first is drawn
 first, and nothing is ever filtered or rejected; a choice that the budget forbids is not on offer.

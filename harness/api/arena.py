@@ -160,11 +160,12 @@ class Arena:
         dtype: torch.dtype,
         *,
         strides: Sequence[int] | None = None,
+        committed: Sequence[Span] | None = None,
         lead: int = 0,
         storage_bytes: int = 0,
     ) -> torch.Tensor:
         """A tensor of which the kernel must write every element of the view, and nothing else; see `tensor`."""
-        allocation = self._allocate(name, shape, dtype, strides, None, Zone.OUTPUT, _Placement(lead, storage_bytes))
+        allocation = self._allocate(name, shape, dtype, strides, committed, Zone.OUTPUT, _Placement(lead, storage_bytes))
         self.declare_writes(name, torch.ones(tuple(shape), dtype=torch.bool))
         return allocation.view
 
@@ -175,6 +176,15 @@ class Arena:
         stride = torch.tensor(allocation.view.stride(), dtype=torch.int64)
         offsets = (index * stride).sum(dim=1) + int(allocation.view.storage_offset())
         allocation.writable = np.sort(offsets.numpy())
+
+    def written(self) -> tuple[str, ...]:
+        """Names of the tensors that are outputs, or of which some element was declared as written."""
+        return tuple(each.name for each in self if each.zone is Zone.OUTPUT or each.writable.size)
+
+    def forbid_writes(self, name: str) -> None:
+        """Take back that tensor `name` is written: from now on it is memory that nobody may change."""
+        allocation = self.allocations[name]
+        allocation.zone, allocation.writable = Zone.INPUT, np.empty(0, dtype=np.int64)
 
     def seal(self) -> None:
         """Remember the content of all memory; call once the Op has filled its tensors."""

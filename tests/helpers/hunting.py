@@ -28,23 +28,35 @@ LIMITS = Limits(most_bytes=2 << 30)
 SHRINK_SECONDS = 150.0
 """Time to make a finding minimal: on a busy machine as well."""
 
-# What differs from the default case; where several cases are equally simple, each of them. One row, one head, pages of 16,
-# packed layouts, benign values and no model go without saying: they are the defaults.
-MINIMAL: dict[str, list[dict[str, Any]]] = {
-    "zero_length_rows_skipped": [{"seq_lens": (0,)}],
-    "last_split_dropped": [{"seq_lens": (2,), "num_kv_splits": 2}],
-    "lse_stride_packed": [{"seq_lens": (1, 1), "lse_layout": "padded_rows"}],
-    "page_offset_32bit": [{"far": "pages"}],
-    "head_blocks_cross_groups": [{"num_kv_heads": 2, "group_size": 17}],
-    "output_tail_unmasked": [{"head_dim_v": 17}],
-    # A page must begin inside a tile, which has 8 keys.
-    "key_dropped_at_page_start": [{"seq_lens": (17,), "num_kv_splits": 2}, {"seq_lens": (2,), "page_size": 1}],
-    "mla_slab_from_key_width": [{"is_mla": True, "head_dim": 17}],
-    "mla_pe_dropped": [{"is_mla": True, "head_dim": 17}],
-    "mla_pe_counted_twice": [{"is_mla": True, "head_dim": 18, "head_dim_v": 17}],
-    "fnuz_read_as_ocp": [{"cache_dtype": "float8_e4m3fnuz"}],
-    "v_scale_ignored": [{"cache_dtype": "float8_e4m3fnuz", "v_scale": scale} for scale in (0.37, 1.7)],
+# What differs from the default case; where several cases are equally simple, each of them. One row, one head, packed layouts,
+# benign values and no model go without saying: they are the defaults.
+MINIMAL: dict[str, dict[str, list[dict[str, Any]]]] = {
+    "decode_attention": {
+        "zero_length_rows_skipped": [{"seq_lens": (0,)}],
+        "last_split_dropped": [{"seq_lens": (2,), "num_kv_splits": 2}],
+        "lse_stride_packed": [{"seq_lens": (1, 1), "lse_layout": "padded_rows"}],
+        "page_offset_32bit": [{"far": "pages"}],
+        "head_blocks_cross_groups": [{"num_kv_heads": 2, "group_size": 17}],
+        "output_tail_unmasked": [{"head_dim_v": 17}],
+        # A page must begin inside a tile, which has 8 keys.
+        "key_dropped_at_page_start": [{"seq_lens": (17,), "num_kv_splits": 2}, {"seq_lens": (2,), "page_size": 1}],
+        "mla_slab_from_key_width": [{"is_mla": True, "head_dim": 17}],
+        "mla_pe_dropped": [{"is_mla": True, "head_dim": 17}],
+        "mla_pe_counted_twice": [{"is_mla": True, "head_dim": 18, "head_dim_v": 17}],
+        "fnuz_read_as_ocp": [{"cache_dtype": "float8_e4m3fnuz"}],
+        "v_scale_ignored": [{"cache_dtype": "float8_e4m3fnuz", "v_scale": scale} for scale in (0.37, 1.7)],
+    },
+    "merge_attention_states": {
+        "empty_side_times_zero": [{"empty": "prefix", "empty_holds": "poison"}],
+        "equal_sides_counted_once": [{"lse_gap": 0.0}],
+        "token_stride_packed": [{"num_tokens": 2, "prefix_layout": "padded_rows"}],
+        "lse_strides_swapped": [{"num_heads": 2}],
+        "context_one_too_long": [{"tokens_without_context": 1}],
+        # A tile of 2048 elements has room for 16 heads of 128 columns, padding included.
+        "last_heads_dropped": [{"num_heads": 17, "head_dim": 65}],
+    },
 }
+"""By kernel and fault, the simplest cases in which it shows."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +101,7 @@ def _hunted(fault: Fault, examiner: Isolated | None) -> Catch:
         if isinstance(event, CaseDone):
             runs[event.shrinking] += 1
 
-    seconds = SHRINK_SECONDS if fault.name in MINIMAL else 0.0
+    seconds = SHRINK_SECONDS if fault.name in MINIMAL.get(fault.kernel, {}) else 0.0
     proof = prove_fault(fault, SPEC, examples=EXAMPLES, shrink_seconds=seconds, listener=listen, examiner=examiner)
     if proof.finding is None:
         return Catch("", proof.examples, proof.strays)

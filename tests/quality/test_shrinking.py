@@ -10,20 +10,19 @@ from hunting import MINIMAL, Catch
 from tridiff.harness.api import Fault, from_json
 from tridiff.harness.registry import builtin
 
-KERNEL = "decode_attention"
 MOST_RUNS = 60
 """Cases that may be run to minimise one finding."""
 
 
-@pytest.mark.parametrize("name", MINIMAL)
-def test_minimal_case(caught: Callable[[Fault], Catch], name: str) -> None:
+@pytest.mark.parametrize(("kernel", "name"), [(kernel, name) for kernel, cases in MINIMAL.items() for name in cases])
+def test_minimal_case(caught: Callable[[Fault], Catch], kernel: str, name: str) -> None:
     """Nothing is left in the case that the defect does not need, and it takes no more than some hundred runs to get there."""
     known = builtin()
 
-    catch = caught(known.fault(KERNEL, name))
+    catch = caught(known.fault(kernel, name))
 
-    case_type = known.op(KERNEL).case
+    case_type = known.op(known.kernel(kernel).op).case
     assert catch.check
     assert catch.shrunk
-    assert from_json(case_type, catch.case) in [case_type(**fields) for fields in MINIMAL[name]]
+    assert from_json(case_type, catch.case) in [case_type(**fields) for fields in MINIMAL[kernel][name]]
     assert catch.runs <= MOST_RUNS
