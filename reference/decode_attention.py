@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tridiff.reference.attention_bound import DTYPES, FOLDED, FP8_DTYPES, Contract, bounds
+from tridiff.reference.attention_bound import DTYPES, FOLDED, FP8_DTYPES, NARROW, Contract, bounds
 
 
 def reference(inputs: Mapping[str, Any], rounding: Mapping[str, Any]) -> dict[str, Any]:
@@ -27,7 +27,12 @@ def reference(inputs: Mapping[str, Any], rounding: Mapping[str, Any]) -> dict[st
     the block table only the entries that hold them.
     `rounding`: the kernel's `p_dtype`, `block_n`, `num_kv_splits`, `dot_precision`; for FP8 caches `dequantised`: the dtype
     ("float32", "bfloat16", "float16") that code * scale is rounded to, or "folded" where the scales multiply the scores and the
-    output; optionally `flushes_subnormals`: float32 arithmetic and matrix products may take subnormals for zeros.
+    output; optionally `flushes_subnormals`: float32 arithmetic and matrix products may take subnormals for zeros. Also optional,
+    for kernels that round more often: `scaled_query`: sm_scale multiplies the query, in float32, instead of the scores;
+    `query_dtype`: the dtype, FP8 too, that the query is then rounded to, of which only the first `query_columns` columns where
+    that is given; `product_dtype`: of each single product of a query and a key; `sum_dtype`: in which the p of a tile are added
+    up, once they are rounded to `p_dtype` (without it they are added up before, in float32); `partial_dtype`: of the output of a
+    split; `split_multiple`: of how many keys the length of a split is a multiple.
 
     Returns {"outputs": {"output": (value, bound), "lse": (value, bound)}, "conclusive": bool}: float64 tensors on the CPU of
     shapes [B, Hq, Lv] and [B, Hq]. A row without keys has output 0, lse -inf and bound 0. A bound is finite, except where a
@@ -46,11 +51,11 @@ def reference(inputs: Mapping[str, Any], rounding: Mapping[str, Any]) -> dict[st
     for row, length in enumerate(inputs["seq_lens"].tolist()):
         if length == 0:
             continue
-        keys, values = operands(inputs, rounding, row, length)
+        query, (keys, values) = queries(inputs, rounding, row), operands(inputs, rounding, row, length)
         group = inputs["query"].shape[1] // keys.shape[1]
         for kv_head in range(keys.shape[1]):
             at = (row, slice(kv_head * group, (kv_head + 1) * group))
-            logits, logit_error = contract.logits(inputs["query"][at].to("cpu", torch.float64), keys[:, kv_head])
+            logits, logit_error = contract.logits(query[at[1]], keys[:, kv_head])
             exact = attend(logits, values[:, kv_head])
             bound = bounds(contract, logits, logit_error, values[:, kv_head], exact)
             output[at], lse[at] = exact
@@ -58,6 +63,20 @@ def reference(inputs: Mapping[str, Any], rounding: Mapping[str, Any]) -> dict[st
             sensitive.append(_exceeds(attend(logits[:, :-1], values[:-1, kv_head]), exact, bound))
     outputs = {"output": (output, output_bound), "lse": (lse, lse_bound)}
     return {"outputs": outputs, "conclusive": any(sensitive) or not sensitive}
+
+
+def queries(inputs: Mapping[str, Any], rounding: Mapping[str, Any], row: int) -> Tensor:
+    """Query [Hq, Lk] of `row` as the kernel multiplies it, float64. Raises ValueError unless all of it is finite."""
+    query: Tensor = inputs["query"][row].to("cpu", torch.float32)
+    if rounding.get("scaled_query", False):
+        query = query * torch.tensor(inputs["sm_scale"], dtype=torch.float32)
+    if "query_dtype" in rounding:
+        columns = rounding.get("query_columns", query.shape[1])
+        rounded = query[:, :columns].to(NARROW[rounding["query_dtype"]]).to(torch.float32)
+        query = torch.cat([rounded, query[:, columns:]], dim=1)
+    if not bool(query.isfinite().all()):
+        raise ValueError(f"query holds in row {row} what is no finite number as the kernel multiplies it: nothing can be judged")
+    return query.to(torch.float64)
 
 
 def operands(inputs: Mapping[str, Any], rounding: Mapping[str, Any], row: int, length: int) -> tuple[Tensor, Tensor]:

@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from tridiff.reference.attention_bound import Contract, Operand, bounds, gamma
+from tridiff.reference.attention_bound import Contract, Operand, bounds
 from tridiff.reference.decode_attention import attend, reference
+from tridiff.reference.roundings import gamma
 
 HUGE_PAGE = 2**31 - 1
 ROUNDING = {"p_dtype": "float32", "block_n": 16, "num_kv_splits": 4, "dot_precision": "ieee"}
@@ -293,9 +294,14 @@ def test_steps_from_tile_to_row(keys: int, splits: int, block_n: int, expected: 
 
 def test_unit_roundoffs() -> None:
     """u_p and eta_p are those of the dtype p is cast to, and 0 for float32."""
-    assert (contract().p_unit, contract().p_subnormal) == (0.0, 0.0)
-    assert (contract(p_dtype="bfloat16").p_unit, contract(p_dtype="bfloat16").p_subnormal) == (2.0**-8, 2.0**-133)
-    assert (contract(p_dtype="float16").p_unit, contract(p_dtype="float16").p_subnormal) == (2.0**-11, 2.0**-24)
+    narrow = {name: contract(p_dtype=name).weight for name in ("float32", "bfloat16", "float16", "float8_e4m3fnuz")}
+
+    assert {name: (weight.unit, weight.subnormal) for name, weight in narrow.items()} == {
+        "float32": (0.0, 0.0),
+        "bfloat16": (2.0**-8, 2.0**-133),
+        "float16": (2.0**-11, 2.0**-24),
+        "float8_e4m3fnuz": (2.0**-4, 2.0**-10),
+    }
 
 
 NUMBERS = torch.tensor([0.0, 2.0**-149, 2.0**-127, 2.0**-126, 2.0**-15, 2.0**-14, 3.0], dtype=torch.float64)

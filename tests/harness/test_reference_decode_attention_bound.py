@@ -15,6 +15,7 @@ from torch import Tensor
 
 from tridiff.reference import attention_bound
 from tridiff.reference.decode_attention import reference
+from tridiff.reference.roundings import UNDERFLOW
 
 LARGEST = torch.finfo(torch.float32).max
 TILINGS = [(1, 8, 1), (2, 8, 5), (9, 8, 8), (33, 16, 3), (127, 16, 4), (255, 32, 1), (300, 64, 5)]
@@ -152,7 +153,7 @@ def test_flushed_exponentials_need_the_smallest_normal_number(monkeypatch: pytes
     profile, hardware = "dominant key, value 0, others subnormal", Hardware(flushes_exp=True)
 
     right = max(r.output for r in flushing_examples("float32", profile, hardware, {}))
-    monkeypatch.setattr(attention_bound, "NORMAL", attention_bound.UNDERFLOW)
+    monkeypatch.setattr(attention_bound, "NORMAL", UNDERFLOW)
     wrong = max(r.output for r in flushing_examples("float32", profile, hardware, {}))
 
     assert right <= 1
