@@ -17,8 +17,23 @@ from typing import Any
 import torch
 from hypothesis.strategies import SearchStrategy
 
-from tridiff.harness.api import CHECKS, COMPILER, CaseError, Expected, Fault, Kernel, Op, Verdict, from_json, require, to_json
-from tridiff.harness.engines.spec import ENGINES, UsageError, check_target, nearest
+from tridiff.harness.api import (
+    CHECKS,
+    COMPILER,
+    CaseError,
+    Domain,
+    Expected,
+    Fault,
+    Kernel,
+    Op,
+    Verdict,
+    from_json,
+    require,
+    to_json,
+)
+from tridiff.harness.domains import outside
+from tridiff.harness.engines.spec import UsageError, check_target, nearest
+from tridiff.harness.restrictions import check_engines, check_facets, check_outputs
 
 _OP_NAME = re.compile(r"[a-z][a-z0-9_]*")
 _KERNEL_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
@@ -47,6 +62,7 @@ def check_op(op: Any, reference: Any) -> None:
     _check_models(op)
     _check_placements(op)
     _check_case(op)
+    check_facets(op)
 
 
 def _check_models(op: Op) -> None:
@@ -97,14 +113,16 @@ def _check_compile_time(op: Op) -> None:
         raise UsageError(f"op {op.name!r}: compile_time names {name!r}{nearest(name, fields)}: no field of {op.case.__name__}")
 
 
-def check_drawn(op: Op, case: Any) -> None:
-    """Raise `Malformed` unless `case`, which a strategy drew, is one of `op`'s and its JSON form gives it back."""
+def check_drawn(op: Op, case: Any, domain: Domain) -> None:
+    """Raise `Malformed` unless `case`, which a strategy drew, is one of `op`'s, lies in `domain` and survives JSON."""
     if type(case) is not op.case:
         raise Malformed(f"the strategy of {op.name} drew {_shown(case)}: must be a {op.case.__name__}")
     try:
         _check_json(case)
     except ValueError as error:
         raise Malformed(f"the strategy of {op.name} drew {case}: {_told(error)}") from error
+    for facet, value in outside(op, case, domain):
+        raise Malformed(f"the strategy of {op.name} drew {facet}={value!r}, outside the domain: it must ask domain.allows")
 
 
 def _check_json(case: Any) -> None:
@@ -137,10 +155,8 @@ def check_kernel(kernel: Any) -> None:
         value = getattr(kernel, field)
         if not isinstance(value, str):
             raise UsageError(f"kernel {kernel.name!r}: {field} is {_shown(value)}: must be a name, as a string")
-    unknown = [str(name) for name in kernel.engines if name not in ENGINES]
-    if unknown or not kernel.engines:
-        named = f"unknown engine {unknown[0]!r}{nearest(unknown[0], ENGINES)}" if unknown else "no engine"
-        raise UsageError(f"kernel {kernel.name!r} names {named}; engines: {', '.join(ENGINES)}")
+    check_engines(kernel)
+    check_outputs(kernel)
 
 
 def kernel_module(kernel: Kernel) -> ModuleType:

@@ -14,6 +14,7 @@ from hypothesis.database import ExampleDatabase
 
 from tridiff.harness import case_lists, database
 from tridiff.harness.api import Kernel, to_json
+from tridiff.harness.domains import domain_of, outside
 from tridiff.harness.engines.spec import EngineSpec, UsageError
 from tridiff.harness.isolation.isolated import TIMEOUT, Limits
 from tridiff.harness.runner.session import Session
@@ -67,7 +68,9 @@ def recall(
     lists = case_lists.read_all(map(shown, plan.cases), session.registry)
 
     def listed(kernel: Kernel) -> list[Any]:
-        return case_lists.cases_for(kernel, lists)
+        domain = domain_of(kernel, session.spec.target)
+        cases = case_lists.cases_for(kernel, lists)
+        return [case for case in cases if next(outside(session.registry.op(kernel.op), case, domain), None) is None]
 
     session.first = listed
     if lists and not any(map(listed, session.kernels)):

@@ -17,7 +17,7 @@ class Pool:
     """The caches of a Case, whose pages have the same numbers in all of them.
 
     `pages`: which page and slot each token has. `shapes`, `layouts`: of each cache, by name. `gap`, `far`, `lead`,
-    `storage`: see the module `layouts`.
+    `storage`: see the module `layouts`. `unused_slots`: "zeros" in the slots of a page in use that no row reads, else poison.
     """
 
     pages: paging.Paging
@@ -27,6 +27,7 @@ class Pool:
     far: str
     lead: int
     storage: str
+    unused_slots: str = "poison"
 
     @property
     def placement(self) -> Placement:
@@ -40,12 +41,15 @@ class Pool:
         FP8 caches hold the codes of `values` for `scale`. Raises `StagingError` without address space for far pages.
         """
         cache = self._allocate(arena, name, dtype)
-        page = torch.from_numpy(self.placement.ids(self.pages.pool_ids)[self.pages.slot_page])
+        used = torch.from_numpy(self.placement.ids(self.pages.pool_ids))
+        page = used[self.pages.slot_page]
         offset = torch.from_numpy(self.pages.slot_offset)
         cells, content = cache, values
         if dtype.itemsize == 1:
             cells, content = cache.view(torch.uint8), fp8.quantised(values, scale, dtype)
         content = content.to(cells.dtype)
+        if self.unused_slots == "zeros":
+            _paged(cells, self.pages.page_size)[used] = 0
         if cache.dim() == 3:
             cells[page * self.pages.page_size + offset] = content
         else:
@@ -65,3 +69,8 @@ class Pool:
         return arena.tensor(
             f"{name}_cache", sizes, dtype, strides=strides, committed=committed, lead=self.lead, storage_bytes=storage_bytes
         )
+
+
+def _paged(cache: torch.Tensor, page_size: int) -> torch.Tensor:
+    """A view [pages, page_size, heads, width] of a cache, which may be [pages * page_size, heads, width]."""
+    return cache.unflatten(0, (-1, page_size)) if cache.dim() == 3 else cache

@@ -17,125 +17,140 @@ from hypothesis import strategies as st
 
 from tridiff.harness.api import Domain, Op
 from tridiff.strategies import fp8, layouts, paging, profiles
-from tridiff.strategies.budget import LARGE_PAGES, TYPICAL, Budget
-from tridiff.strategies.decode_attention_case import DTYPES, DecodeAttentionCase
+from tridiff.strategies.budget import LARGE_PAGES, TYPICAL
+from tridiff.strategies.decode_attention_case import UNUSED_SLOTS, DecodeAttentionCase
+from tridiff.strategies.decode_attention_facets import FACETS
 from tridiff.strategies.decode_attention_inputs import build, cache_shapes
+from tridiff.strategies.decode_attention_room import (
+    DTYPE_WEIGHTS,
+    NARROW_DTYPES,
+    OUTPUT_DTYPE_WEIGHTS,
+    SEEDS,
+    SEQ_LENS_DTYPE_WEIGHTS,
+    Room,
+)
 from tridiff.strategies.dims import head_dims, latent_dims
-from tridiff.strategies.draws import Weights, choose, evenly, fields
-from tridiff.strategies.heads import heads, latent_heads
+from tridiff.strategies.draws import allowed, choose, fields
+from tridiff.strategies.heads import allowed_heads, heads, latent_heads
 from tridiff.strategies.lengths import seq_lens
-from tridiff.strategies.models import GQA_MODELS, MLA_MODELS, model_shapes, names
+from tridiff.strategies.models import GQA_MODELS, MLA_MODELS, model_shapes, names, ranks
 
 __all__ = ["OP", "DecodeAttentionCase", "build", "cases", "preset_cases", "score", "within"]
 
-SEEDS = evenly(range(256))
-NUM_KV_SPLITS = evenly((1, 2, 3, 4, 5, 8, 16, 64, 264))
-
-DTYPE_WEIGHTS = {"float32": 3, "bfloat16": 5, "float16": 2}
-NARROW_DTYPES = {"bfloat16": 5, "float16": 2}
-OUTPUT_DTYPE_WEIGHTS = {"same": 3, "float32": 1}
 MLA = {False: 13, True: 8}
-SEQ_LENS_DTYPE_WEIGHTS = {"int32": 3, "int64": 1}
 
 
 def cases(domain: Domain) -> st.SearchStrategy[DecodeAttentionCase]:
     """Cases over the whole of `domain`, within `TYPICAL`; shrinks towards `DecodeAttentionCase()`."""
-    return _cases(domain, _shapes(TYPICAL), paging.PAGE_SIZES, TYPICAL)
+    room = Room(domain, paging.PAGE_SIZES, TYPICAL)
+    return st.nothing() if room.is_empty else _cases(room, functools.partial(_shapes, room))
 
 
 def preset_cases(domain: Domain) -> st.SearchStrategy[DecodeAttentionCase]:
     """Cases with the dimensions of real models and the page sizes that serve them, within `LARGE_PAGES`."""
-    return _cases(domain, model_shapes(PRESETS, domain.models), paging.MODEL_PAGE_SIZES, LARGE_PAGES)
+    known = tuple(model.sharded(tp) for model in PRESETS for tp in ranks(model, domain.models, lambda _fields: True))
+    room = Room(domain, paging.MODEL_PAGE_SIZES, LARGE_PAGES, known)
+    return st.nothing() if room.is_empty else _cases(room, functools.partial(_model_shapes, room))
 
 
 PRESETS = dict.fromkeys(GQA_MODELS, 2) | dict.fromkeys(MLA_MODELS, 3)
 
+Shapes = Callable[[Mapping[str, Any]], st.SearchStrategy[dict[str, Any]]]
+"""(cache dtype and scales) -> strategy of `is_mla`, head counts and widths."""
+
 
 @st.composite
-def _shapes(draw: st.DrawFn, budget: Budget) -> dict[str, Any]:
+def _shapes(draw: st.DrawFn, room: Room, types: Mapping[str, Any]) -> dict[str, Any]:
     """`is_mla`, head counts and widths; many heads leave room for small widths only."""
-    is_mla = draw(choose(MLA))
-    counts = draw(latent_heads() if is_mla else heads())
-    max_sum = budget.row_width // (counts["num_kv_heads"] * counts["group_size"])
-    dims = latent_dims(max_sum=max_sum) if is_mla else head_dims(max_sum=max_sum)
+    element_bytes = room.element_bytes(types["cache_dtype"])
+    is_mla = draw(choose(MLA, lambda is_mla: room.has(is_mla, **types)))
+    counts = draw(_heads(room, element_bytes, is_mla=is_mla))
+    max_sum = room.budget.row_width // (counts["num_kv_heads"] * counts["group_size"])
+
+    def fits(head_dim: int, head_dim_v: int) -> bool:
+        widths = {"head_dim": head_dim, "head_dim_v": head_dim_v}
+        return room.fits({"is_mla": is_mla, **counts, **widths}, element_bytes)
+
+    dims = (latent_dims if is_mla else head_dims)(max_sum=max_sum, domain=room.domain, fits=fits)
     return {"is_mla": is_mla} | counts | draw(dims)
 
 
+def _heads(room: Room, element_bytes: int, *, is_mla: bool) -> st.SearchStrategy[dict[str, Any]]:
+    """`num_kv_heads` and `group_size`; independent of each other where nothing is limited."""
+    if not room.domain.limits:
+        return latent_heads() if is_mla else heads()
+    fits = functools.partial(room.heads_fit, is_mla=is_mla, element_bytes=element_bytes)
+    return allowed_heads(room.domain, fits, is_mla=is_mla)
+
+
+def _model_shapes(room: Room, types: Mapping[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
+    """Shapes of real models that there is room for."""
+    element_bytes = room.element_bytes(types["cache_dtype"])
+
+    def fits(shape: Mapping[str, Any]) -> bool:
+        return room.has(shape["is_mla"], **types) and room.fits(shape, element_bytes)
+
+    return model_shapes(PRESETS, room.domain.models, fits)
+
+
 @st.composite
-def _cases(
-    draw: st.DrawFn, domain: Domain, shapes: st.SearchStrategy[dict[str, Any]], page_sizes: Weights[int], budget: Budget
-) -> DecodeAttentionCase:
+def _cases(draw: st.DrawFn, room: Room, shapes: Shapes) -> DecodeAttentionCase:
     """Draws in the order in which fields should become simple: FP8, values, shape, lengths and pages, layouts, dtypes.
 
     Page size and splits come before the lengths, because those lie around their multiples.
     """
-    types = draw(fp8.cache_types(domain.target, whole=domain.whole))
-    drawn = types | draw(_profile(**types)) | draw(shapes)
+    domain = room.domain
+    types = draw(fp8.cache_types(domain, room.takes))
+    drawn = types | draw(_profile(domain, **types)) | draw(shapes(types))
     if drawn["is_mla"] and "k_scale" in drawn:
         drawn["v_scale"] = drawn["k_scale"]
-    drawn |= draw(_extents(drawn, page_sizes, budget))
-    drawn |= draw(paging.paging_fields())
+    elements = room.elements(room.element_bytes(types["cache_dtype"]))
+    drawn |= draw(_extents(drawn, room))
+    drawn |= draw(paging.paging_fields(domain))
     caches = cache_shapes(drawn, paging.pool_size(drawn["seq_lens"], drawn["page_size"]))
-    elements = budget.cache_bytes // _NARROW
     drawn |= draw(
-        layouts.latent_fields(caches["key"], elements=elements)
+        layouts.latent_fields(caches["key"], elements=elements, domain=domain)
         if drawn["is_mla"]
-        else layouts.cache_fields(caches["key"], caches["value"], elements=elements)
+        else layouts.cache_fields(caches["key"], caches["value"], elements=elements, domain=domain)
     )
-    drawn |= draw(layouts.row_fields())
+    drawn |= draw(layouts.row_fields(domain))
     total = sum(shape.elements(drawn[f"{name}_layout"], drawn["gap"]) for name, shape in caches.items())
-    drawn |= draw(_types(**types, narrow=total * 4 > budget.cache_bytes))
-    seed = draw(choose(SEEDS))
+    drawn |= draw(_types(room, types, narrow=total * 4 > room.budget.cache_bytes))
+    types = {name: drawn[name] for name in types}
+    seed = draw(choose(SEEDS, lambda seed: room.takes_seed(seed, **types)))
     drawn |= layouts.placement_fields(seed)
-    scales = {name: drawn[name] for name in ("k_scale", "v_scale") if name in drawn}
-    form = fp8.scale_form(seed, drawn["cache_dtype"], **scales)
-    return DecodeAttentionCase(**drawn, platform=domain.platform, scale_form=form, seed=seed)
-
-
-_NARROW = 2
-"""Bytes of a 16-bit element: pages are counted in these, and float32 is offered where it fits as well."""
-
-
-_FEW_SPLITS = 4
-"""As many splits are always on offer. With 128 heads of 512 columns the scratch of five rows then takes 5 MiB."""
+    form = fp8.scale_form(seed, **types)
+    unused_slots = next((content for content in UNUSED_SLOTS if domain.allows("unused_slots", content)), "poison")
+    return DecodeAttentionCase(**drawn, platform=domain.platform, scale_form=form, unused_slots=unused_slots, seed=seed)
 
 
 @st.composite
-def _extents(draw: st.DrawFn, shape: Mapping[str, Any], page_sizes: Weights[int], budget: Budget) -> dict[str, Any]:
+def _extents(draw: st.DrawFn, shape: Mapping[str, Any], room: Room) -> dict[str, Any]:
     """`num_kv_splits`, `page_size` and `seq_lens`, as the heads and widths of `shape` leave room for."""
-    num_heads = shape["num_kv_heads"] * shape["group_size"]
-    widths = shape["head_dim"] + shape["head_dim_v"]
-    most_splits = max(_FEW_SPLITS, budget.split_elements // (num_heads * max(shape["head_dim_v"] + 1, 64)))
-    splits = draw(choose(NUM_KV_SPLITS, lambda splits: splits <= most_splits))
-    # Half of the memory for packed pages: the gaps of the layouts get the other half.
-    token = shape["head_dim"] if shape["is_mla"] else shape["num_kv_heads"] * widths
-    tokens_in_memory = budget.cache_bytes // (2 * _NARROW * token)
-    page_size = draw(choose(page_sizes, lambda size: tokens_in_memory // size > paging.SPARE_PAGES))
-    pages = tokens_in_memory // page_size - paging.SPARE_PAGES
-    tokens = budget.multiply_adds // (num_heads * widths)
-    lengths = draw(seq_lens(page_size, splits, tokens=tokens, pages=pages))
-    return {"num_kv_splits": splits, "page_size": page_size, "seq_lens": lengths}
+    element_bytes, most_splits = room.element_bytes(shape["cache_dtype"]), room.most_splits(shape)
+    splits = draw(choose(room.splits, lambda splits: splits <= most_splits))
+    page_size = draw(choose(room.page_sizes, lambda size: room.takes_pages(shape, size, element_bytes)))
+    pages = room.most_pages(shape, page_size, element_bytes)
+    rows = seq_lens(page_size, splits, tokens=room.most_tokens(shape), pages=pages, domain=room.domain)
+    return {"num_kv_splits": splits, "page_size": page_size, "seq_lens": draw(rows)}
 
 
-def _profile(cache_dtype: str, k_scale: float = 1.0, v_scale: float = 1.0) -> st.SearchStrategy[dict[str, Any]]:
+def _profile(domain: Domain, cache_dtype: str, k_scale: float = 1.0, v_scale: float = 1.0) -> st.SearchStrategy[dict[str, Any]]:
     """Values that suit the scales of FP8 caches."""
     return profiles.profile_fields(
         suits_keys=functools.partial(fp8.suits, cache_dtype, k_scale),
         suits_values=functools.partial(fp8.suits, cache_dtype, v_scale),
+        domain=domain,
     )
 
 
-@functools.cache
-def _types(cache_dtype: str, k_scale: float = 1.0, v_scale: float = 1.0, *, narrow: bool) -> st.SearchStrategy[dict[str, Any]]:
+def _types(room: Room, types: Mapping[str, Any], *, narrow: bool) -> st.SearchStrategy[dict[str, Any]]:
     """`dtype`, `output_dtype` and `seq_lens_dtype`; with `narrow` bfloat16 stands in for float32, unless caches are in FP8."""
-    scale = max(k_scale, v_scale)
+    weights = NARROW_DTYPES if narrow and types["cache_dtype"] == "same" else DTYPE_WEIGHTS
     return fields(
-        dtype=choose(
-            NARROW_DTYPES if narrow and cache_dtype == "same" else DTYPE_WEIGHTS,
-            lambda name: fp8.stays_finite(cache_dtype, scale, DTYPES[name]),
-        ),
-        output_dtype=choose(OUTPUT_DTYPE_WEIGHTS),
-        seq_lens_dtype=choose(SEQ_LENS_DTYPE_WEIGHTS),
+        dtype=choose(weights, lambda name: room.takes_dtype(name, **types)),
+        output_dtype=choose(allowed(OUTPUT_DTYPE_WEIGHTS, room.domain, "output_dtype")),
+        seq_lens_dtype=choose(allowed(SEQ_LENS_DTYPE_WEIGHTS, room.domain, "seq_lens_dtype")),
     )
 
 
@@ -199,4 +214,5 @@ OP = Op(
     ),
     score=score,
     placements=PLACEMENTS,
+    facets=FACETS,
 )

@@ -16,6 +16,7 @@ SEQ_LENS_DTYPES = {"int32": torch.int32, "int64": torch.int64}
 CACHE_DTYPES = ("same", *fp8.DTYPES)
 PLATFORMS = ("hip", "cuda")
 OUTPUT_DTYPES = ("same", "float32")
+UNUSED_SLOTS = ("poison", "zeros")
 
 _MAX_ROWS = 256
 _MAX_LENGTH = 2**20
@@ -38,7 +39,8 @@ class DecodeAttentionCase:
     those; `lead`, elements by which queries and caches begin past a 16-byte boundary; `storage` of the caches, "large" beyond
     2 GiB; `far`, "pages" or "heads" where the last ones lie beyond 2^31 elements.
 
-    What it holds: `pattern`, `sigma`, `value_sigma`, `peak_at` and `peak_height`, see `profiles`; `seed`.
+    What it holds: `unused_slots`, what slots that no row reads hold in a page that some row reads: "poison", or "zeros", as where
+    the whole cache began; `pattern`, `sigma`, `value_sigma`, `peak_at` and `peak_height`, see `profiles`; `seed`.
 
     `model`: name and rank count of the preset, "" without one.
     """
@@ -75,6 +77,7 @@ class DecodeAttentionCase:
     seq_lens_dtype: str = "int32"
     logit_cap: float = 0.0
     scale_factor: float = 1.0
+    unused_slots: str = "poison"
     pattern: str = "gaussian"
     sigma: float = 1.0
     value_sigma: float = 1.0
@@ -174,6 +177,7 @@ _CHOICES: Mapping[str, Iterable[object]] = {
     "cache_dtype": CACHE_DTYPES,
     "output_dtype": OUTPUT_DTYPES,
     "seq_lens_dtype": SEQ_LENS_DTYPES,
+    "unused_slots": UNUSED_SLOTS,
     "pattern": profiles.PATTERNS,
     "peak_at": profiles.PEAKS,
 }

@@ -56,6 +56,7 @@ def _pool(case: DecodeAttentionCase, pages: paging.Paging) -> Pool:
         far=case.far,
         lead=case.lead,
         storage=case.storage,
+        unused_slots=case.unused_slots,
     )
 
 

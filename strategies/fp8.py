@@ -6,12 +6,14 @@ vanish nor all saturate, and so that what is dequantised stays finite in the que
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from hypothesis import strategies as st
 
-from tridiff.strategies.draws import Weights, choose
+from tridiff.harness.api import Domain
+from tridiff.strategies.draws import Weights, allowed, choose
 
 DTYPES = {
     "float8_e4m3fn": torch.float8_e4m3fn,
@@ -58,16 +60,37 @@ def offered(target: str, *, whole: bool) -> Weights[str]:
     return {**formats(target), **dict.fromkeys(DTYPES, _EACH)} if whole else formats(target)
 
 
-@st.composite
-def cache_types(draw: st.DrawFn, target: str, *, whole: bool) -> dict[str, Any]:
-    """`cache_dtype`, "same" or a format `offered` for `target`, with the latter `k_scale` and `v_scale`; simplest: "same".
+Fits = Callable[[str, float, float], bool]
+"""(cache dtype, scale of K, scale of V) -> whether they are on offer."""
 
-    Drawn before the values, which must suit the scales: the other way round a scale could not become simpler alone.
+
+def _any(_cache_dtype: str, _k_scale: float, _v_scale: float) -> bool:
+    return True
+
+
+@st.composite
+def cache_types(draw: st.DrawFn, domain: Domain, fits: Fits = _any) -> dict[str, Any]:
+    """`cache_dtype`, "same" or a format `offered` for the target, with the latter `k_scale` and `v_scale`; simplest: "same".
+
+    Of what `fits` there must be something. Drawn before the values, which must suit the scales: the other way round a scale could
+    not become simpler alone.
     """
-    cache_dtype = draw(choose({"same": _SAME, **offered(target, whole=whole)}))
+    k_scales, v_scales = allowed(K_SCALES, domain, "k_scale"), allowed(V_SCALES, domain, "v_scale")
+
+    def fits_key(cache_dtype: str, k_scale: float) -> bool:
+        return any(fits(cache_dtype, k_scale, v_scale) for v_scale in v_scales)
+
+    def fits_at_all(cache_dtype: str) -> bool:
+        if cache_dtype == "same":
+            return fits(cache_dtype, 1.0, 1.0)
+        return any(fits_key(cache_dtype, k_scale) for k_scale in k_scales)
+
+    cache_dtype = draw(choose({"same": _SAME, **offered(domain.target, whole=domain.whole)}, fits_at_all))
     if cache_dtype == "same":
         return {"cache_dtype": cache_dtype}
-    return {"cache_dtype": cache_dtype, "k_scale": draw(choose(K_SCALES)), "v_scale": draw(choose(V_SCALES))}
+    k_scale = draw(choose(k_scales, lambda scale: fits_key(cache_dtype, scale)))
+    v_scale = draw(choose(v_scales, lambda scale: fits(cache_dtype, k_scale, scale)))
+    return {"cache_dtype": cache_dtype, "k_scale": k_scale, "v_scale": v_scale}
 
 
 def scale_form(seed: int, cache_dtype: str, k_scale: float = 1.0, v_scale: float = 1.0) -> str:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 from hypothesis import strategies as st
 
-from tridiff.strategies.draws import choose, fields
+from tridiff.harness.api import Domain
+from tridiff.strategies.draws import Weights, allowed, choose, fields
 
 NUM_KV_HEADS = {1: 6, 2: 6, 3: 1, 4: 3, 8: 1}
 
@@ -55,3 +57,18 @@ def latent_heads() -> st.SearchStrategy[dict[str, Any]]:
     As many choices as `heads` makes: Hypothesis takes fewer for simpler.
     """
     return fields(num_kv_heads=choose({1: 1}), group_size=choose(LATENT_HEADS))
+
+
+@st.composite
+def allowed_heads(draw: st.DrawFn, domain: Domain, fits: Callable[[int, int], bool], *, is_mla: bool) -> dict[str, Any]:
+    """As `heads` or `latent_heads`, of what `domain` allows and `fits`, (KV heads, group): of each at least one must."""
+    counts, groups = pools(domain, is_mla=is_mla)
+    num_kv_heads = draw(choose(counts, lambda count: any(fits(count, group) for group in groups)))
+    return {"num_kv_heads": num_kv_heads, "group_size": draw(choose(groups, lambda group: fits(num_kv_heads, group)))}
+
+
+def pools(domain: Domain, *, is_mla: bool) -> tuple[Weights[int], Weights[int]]:
+    """KV heads and groups that `domain` allows; latent attention has one KV head."""
+    if is_mla:
+        return ({1: 1} if domain.allows("num_kv_heads", 1) else {}), allowed(LATENT_HEADS, domain, "group_size")
+    return allowed(NUM_KV_HEADS, domain, "num_kv_heads"), allowed(GROUP_SIZES, domain, "group_size")

@@ -6,8 +6,7 @@ A cache is [pages, page size, heads, width] whatever its memory looks like. Row-
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 from hypothesis import strategies as st
 
-from tridiff.harness.api import dense_strides
-from tridiff.strategies.draws import choose, fields
+from tridiff.harness.api import Domain, dense_strides
+from tridiff.strategies.draws import UNLIMITED, allowed, choose, fields
 from tridiff.strategies.lengths import cdiv
 
 CACHE_LAYOUTS = {
@@ -94,6 +93,11 @@ class CacheShape:
         page = self.page_size * token + page_gap
         return page * (LAYERS if layout == "cross_layer" else 1), token, self.width + head_gap, 1
 
+    def page_elements(self, layout: str, gap: int) -> int:
+        """Elements that each page adds to the cache, at most."""
+        page, _, _, _ = self.strides(layout, gap)
+        return page * (self.num_heads if layout == "heads_outermost" else 1)
+
     def elements(self, layout: str, gap: int) -> int:
         """Elements from the first to the last one of the cache."""
         sizes = (self.num_pages, self.page_size, self.num_heads, self.width)
@@ -120,14 +124,13 @@ def row_strides(layout: str, sizes: Sequence[int], *, gap: int, fused: int = 0) 
     return dense[0] + padding, *dense[1:]
 
 
-@functools.cache
-def row_fields() -> st.SearchStrategy[dict[str, Any]]:
-    """`query_layout`, `output_layout`, `lse_layout` and `table_layout`, independent of each other."""
+def row_fields(domain: Domain = UNLIMITED) -> st.SearchStrategy[dict[str, Any]]:
+    """`query_layout`, `output_layout`, `lse_layout` and `table_layout`, independent of each other, those that `domain` allows."""
     return fields(
-        query_layout=choose(QUERY_LAYOUTS),
-        output_layout=choose(ROW_LAYOUTS),
-        lse_layout=choose(LSE_LAYOUTS),
-        table_layout=choose(TABLE_LAYOUTS),
+        query_layout=choose(allowed(QUERY_LAYOUTS, domain, "query_layout")),
+        output_layout=choose(allowed(ROW_LAYOUTS, domain, "output_layout")),
+        lse_layout=choose(allowed(LSE_LAYOUTS, domain, "lse_layout")),
+        table_layout=choose(allowed(TABLE_LAYOUTS, domain, "table_layout")),
     )
 
 
@@ -140,18 +143,29 @@ def placement_fields(seed: int) -> dict[str, Any]:
 
 
 @st.composite
-def cache_fields(draw: st.DrawFn, key: CacheShape, value: CacheShape, *, elements: int) -> dict[str, Any]:
+def cache_fields(
+    draw: st.DrawFn, key: CacheShape, value: CacheShape, *, elements: int, domain: Domain = UNLIMITED
+) -> dict[str, Any]:
     """`gap`, `key_layout`, `value_layout` and `far`, with at most `elements` elements in both caches together.
 
-    Both packed must fit. V often has K's layout, as it does in production, but need not.
+    V often has K's layout, as it does in production, but need not. Of what `domain` allows something must fit; packed, both need
+    least.
     """
-    gap = draw(choose(GAPS))
-    rest = value.elements("packed", gap)
-    key_layout = draw(choose(CACHE_LAYOUTS, lambda layout: key.elements(layout, gap) + rest <= elements))
-    left = elements - key.elements(key_layout, gap)
+    pairs = allowed_pairs(domain, num_heads=key.num_heads, equal_widths=key.width == value.width, is_mla=False)
+
+    def fit(gap: int, key_layout: str, value_layout: str) -> bool:
+        room = elements - key.elements(key_layout, gap)
+        return (key_layout, value_layout) in pairs and value.elements(value_layout, gap) <= room
+
+    def partnered(gap: int, key_layout: str) -> bool:
+        return any(fit(gap, key_layout, value_layout) for value_layout in CACHE_LAYOUTS)
+
+    gaps = allowed(GAPS, domain, "gap")
+    gap = draw(choose(gaps, lambda gap: any(partnered(gap, layout) for layout in CACHE_LAYOUTS)))
+    key_layout = draw(choose(CACHE_LAYOUTS, lambda layout: partnered(gap, layout)))
     alike = CACHE_LAYOUTS | {key_layout: 20}
-    value_layout = draw(choose(alike, lambda layout: value.elements(layout, gap) <= left))
-    far = choose(FAR, lambda far: far_fits(far, key_layout, value_layout, key.num_heads))
+    value_layout = draw(choose(alike, lambda layout: fit(gap, key_layout, layout)))
+    far = choose(allowed(FAR, domain, "far"), lambda far: far_fits(far, key_layout, value_layout, key.num_heads))
     return {"gap": gap, "key_layout": key_layout, "value_layout": value_layout, "far": draw(far)}
 
 
@@ -161,11 +175,57 @@ LATENT_FAR = {"none": 15, "pages": 2}
 
 
 @st.composite
-def latent_fields(draw: st.DrawFn, key: CacheShape, *, elements: int) -> dict[str, Any]:
+def latent_fields(draw: st.DrawFn, key: CacheShape, *, elements: int, domain: Domain = UNLIMITED) -> dict[str, Any]:
     """As `cache_fields`, for a cache whose keys hold the values as well: both have one layout. It makes as many choices."""
-    gap = draw(choose(GAPS))
-    layout = draw(choose(LATENT_LAYOUTS, lambda layout: key.elements(layout, gap) <= elements))
-    return {"gap": gap, "key_layout": layout, "value_layout": draw(choose({layout: 1})), "far": draw(choose(LATENT_FAR))}
+    pairs = allowed_pairs(domain, num_heads=key.num_heads, equal_widths=False, is_mla=True)
+
+    def fit(gap: int, layout: str) -> bool:
+        return (layout, layout) in pairs and key.elements(layout, gap) <= elements
+
+    gaps = allowed(GAPS, domain, "gap")
+    gap = draw(choose(gaps, lambda gap: any(fit(gap, layout) for layout in LATENT_LAYOUTS)))
+    layout = draw(choose(LATENT_LAYOUTS, lambda layout: fit(gap, layout)))
+    far = choose(allowed(LATENT_FAR, domain, "far"))
+    return {"gap": gap, "key_layout": layout, "value_layout": draw(choose({layout: 1})), "far": draw(far)}
+
+
+STRIDES = ("alike", "own")
+"""Whether V has K's strides: values of the facet `cache_strides`."""
+
+
+def cache_strides(key_layout: str, value_layout: str, *, equal_widths: bool, is_mla: bool) -> str:
+    """Which of `STRIDES`: V has K's in the same layout with the same width, side by side with K, and as a part of K."""
+    same = key_layout == value_layout and (equal_widths or key_layout == "interleaved")
+    return STRIDES[not (same or is_mla)]
+
+
+def rank(layout: str) -> int:
+    """Dimensions of a cache: a value of the facet `cache_rank`."""
+    return 3 if is_flat(layout) else 4
+
+
+def allowed_pairs(domain: Domain, *, num_heads: int, equal_widths: bool, is_mla: bool) -> tuple[tuple[str, str], ...]:
+    """Layouts of K and V that `domain` allows, with something for `far`."""
+    return tuple(
+        (key, value)
+        for key in (LATENT_LAYOUTS if is_mla else CACHE_LAYOUTS)
+        for value in ((key,) if is_mla else CACHE_LAYOUTS)
+        if domain.allows("key_layout", key)
+        and domain.allows("value_layout", value)
+        and domain.allows("cache_rank", rank(key), rank(value))
+        and domain.allows("cache_strides", cache_strides(key, value, equal_widths=equal_widths, is_mla=is_mla))
+        and any(far_fits(far, key, value, num_heads) for far in allowed(LATENT_FAR if is_mla else FAR, domain, "far"))
+    )
+
+
+def page_elements(domain: Domain, pairs: Iterable[tuple[str, str]], key: CacheShape, value: CacheShape | None) -> int | None:
+    """Most elements that a page takes in those of `pairs` that need least; None where there are none.
+
+    `value`: None where it is a part of `key`.
+    """
+    gap = min(allowed(GAPS, domain, "gap"), default=1)
+    sizes = (key.page_elements(k, gap) + (value.page_elements(v, gap) if value else 0) for k, v in pairs)
+    return min(sizes, default=None)
 
 
 def far_fits(far: str, key_layout: str, value_layout: str, num_heads: int) -> bool:

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 
 from hypothesis import strategies as st
 
-from tridiff.harness.api import integers
-from tridiff.strategies.draws import choose, evenly
+from tridiff.harness.api import Domain, integers
+from tridiff.strategies.draws import UNLIMITED, Weights, allowed, choose, evenly, least_of
 
 TILE_SIZES = (8, 16, 32, 64)
 """Keys per tile of the kernels we know; a kernel's own figure is no part of a contract, so all of them are tried."""
@@ -58,14 +58,32 @@ def length_weights(page_size: int, num_kv_splits: int) -> dict[int, int]:
 
 
 @st.composite
-def seq_lens(draw: st.DrawFn, page_size: int, num_kv_splits: int, *, tokens: int, pages: int) -> tuple[int, ...]:
+def seq_lens(
+    draw: st.DrawFn, page_size: int, num_kv_splits: int, *, tokens: int, pages: int, domain: Domain = UNLIMITED
+) -> tuple[int, ...]:
     """Lengths of one to five rows, which together have at most `tokens` (>= 1) keys on at most `pages` (>= 1) pages.
 
-    Rows that no longer fit are left out. Simplest: one row of length 1.
+    `domain`: what it allows for the facet `seq_lens`, `least` of which must fit. Rows that no longer fit are left out. Simplest:
+    one row of length 1.
     """
     longest = min(tokens, pages * page_size)
-    drawn = [draw(_row(page_size, num_kv_splits, longest, row)) for row in range(draw(choose(NUM_ROWS)))]
+    rows = range(draw(choose(NUM_ROWS)))
+    if "seq_lens" not in domain.limits:
+        drawn = [draw(_row(page_size, num_kv_splits, longest, row)) for row in rows]
+    else:
+        weights = [_allowed_lengths(_row_weights(page_size, num_kv_splits, row), domain) for row in rows]
+        drawn = [draw(choose(each, lambda length: length <= longest)) for each in weights]
     return tuple(_fitting(drawn, page_size, tokens, pages))
+
+
+def least(domain: Domain) -> int:
+    """The smallest length of a row that `domain` allows."""
+    return int(least_of(domain.limits.get("seq_lens", (0,))))
+
+
+def _allowed_lengths(weights: Weights[int], domain: Domain) -> Weights[int]:
+    inside = allowed(weights, domain, "seq_lens")
+    return {length: inside[length] for length in sorted(inside, key=simplicity)}
 
 
 @functools.lru_cache(maxsize=1024)
@@ -74,8 +92,12 @@ def _row(page_size: int, num_kv_splits: int, longest: int, row: int) -> st.Searc
 
     Length 1 weighs more from row to row, so that no two rows draw from equal choices: see `draws`.
     """
+    return choose(_row_weights(page_size, num_kv_splits, row), lambda length: length <= longest)
+
+
+def _row_weights(page_size: int, num_kv_splits: int, row: int) -> dict[int, int]:
     weights = length_weights(page_size, num_kv_splits)
-    return choose(weights | {1: weights[1] + row}, lambda length: length <= longest)
+    return weights | {1: weights[1] + row}
 
 
 def _fitting(lengths: Sequence[int], page_size: int, tokens: int, pages: int) -> Iterable[int]:

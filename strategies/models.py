@@ -5,7 +5,7 @@ Figures are those of the models' published configurations.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -93,20 +93,24 @@ def names(models: Iterable[ModelShape]) -> dict[str, tuple[str, ...]]:
     return {model.name: tuple(model.sharded(tp)["model"] for tp in TP_SIZES if model.splits_over(tp)) for model in models}
 
 
-def model_shapes(models: Weights[ModelShape], named: Sequence[str] = ()) -> st.SearchStrategy[dict[str, Any]]:
+Fits = Callable[[Mapping[str, Any]], bool]
+"""Whether the fields of one rank are on offer."""
+
+
+def model_shapes(
+    models: Weights[ModelShape], named: Sequence[str] = (), fits: Fits = lambda _fields: True
+) -> st.SearchStrategy[dict[str, Any]]:
     """`model`, `num_kv_heads`, `group_size`, `head_dim`, `head_dim_v` and `is_mla` of one rank of one of `models`, TP 1 to 16.
 
     `named`: names of models or of their rank counts, see `names`, to keep to; none for all. Shrinks towards the first model and
-    one rank.
+    one rank; where none `fits`, nothing can be drawn.
     """
-    known = names(models)
+    sizes = {model: ranks(model, named, fits) for model in models}
+    return choose(models, lambda model: bool(sizes[model])).flatmap(lambda model: choose(evenly(sizes[model])).map(model.sharded))
 
-    def is_named(model: ModelShape) -> bool:
-        return not named or bool({model.name, *known[model.name]} & set(named))
 
-    def ranks(model: ModelShape) -> st.SearchStrategy[dict[str, Any]]:
-        whole = not named or model.name in named
-        sizes = (tp for tp in TP_SIZES if model.splits_over(tp) and (whole or model.sharded(tp)["model"] in named))
-        return choose(evenly(sizes)).map(model.sharded)
-
-    return choose(models, is_named).flatmap(ranks)
+def ranks(model: ModelShape, named: Sequence[str], fits: Fits) -> list[int]:
+    """The rank counts over which `model` splits, those of which `fits`; `named`: see `model_shapes`."""
+    whole = not named or model.name in named
+    sharded = {tp: model.sharded(tp) for tp in TP_SIZES if model.splits_over(tp)}
+    return [tp for tp, fields in sharded.items() if (whole or fields["model"] in named) and fits(fields)]

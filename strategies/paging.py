@@ -6,7 +6,6 @@ Two numberings: *logical* pages are those some row uses, 0, 1, 2, ... in row ord
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 from hypothesis import strategies as st
 
-from tridiff.harness.api import permutation
-from tridiff.strategies.draws import choose, fields
+from tridiff.harness.api import Domain, permutation
+from tridiff.strategies.draws import UNLIMITED, allowed, choose, fields
 from tridiff.strategies.lengths import cdiv
 
 PAGE_SIZES = {
@@ -37,13 +36,12 @@ SPARE_PAGES = 1
 Indices = npt.NDArray[np.int64]
 
 
-@functools.cache
-def paging_fields() -> st.SearchStrategy[dict[str, Any]]:
-    """`page_order`, `page_sharing` and `table_tail` (unused columns of the block table)."""
+def paging_fields(domain: Domain = UNLIMITED) -> st.SearchStrategy[dict[str, Any]]:
+    """`page_order`, `page_sharing` and `table_tail` (unused columns of the block table), those that `domain` allows."""
     return fields(
-        page_order=choose(PAGE_ORDERS),
-        page_sharing=choose(PAGE_SHARINGS),
-        table_tail=choose(TABLE_TAILS),
+        page_order=choose(allowed(PAGE_ORDERS, domain, "page_order")),
+        page_sharing=choose(allowed(PAGE_SHARINGS, domain, "page_sharing")),
+        table_tail=choose(allowed(TABLE_TAILS, domain, "table_tail")),
     )
 
 

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from hypothesis import strategies as st
 
-from tridiff.harness.api import gaussian, integers, words
-from tridiff.strategies.draws import choose
+from tridiff.harness.api import Domain, gaussian, integers, words
+from tridiff.strategies.draws import UNLIMITED, allowed, choose
 from tridiff.strategies.lengths import TILE_SIZES, cdiv
 
 PATTERNS = {
@@ -61,22 +61,27 @@ def _any(_: float) -> bool:
 
 @st.composite
 def profile_fields(
-    draw: st.DrawFn, *, suits_keys: Callable[[float], bool] = _any, suits_values: Callable[[float], bool] = _any
+    draw: st.DrawFn,
+    *,
+    suits_keys: Callable[[float], bool] = _any,
+    suits_values: Callable[[float], bool] = _any,
+    domain: Domain = UNLIMITED,
 ) -> dict[str, Any]:
     """`pattern`, `sigma` (of keys), `value_sigma`, `peak_at`, `peak_height`, `logit_cap` and `scale_factor`.
 
     Peaks are drawn only where the pattern has one. `suits_keys`, `suits_values`: which standard deviations are on offer.
-    Simplest: gaussian, standard deviation 1, no cap.
+    `domain`: what it allows for the facets `pattern`, `logit_cap` and `scale_factor`. Simplest: gaussian, standard
+    deviation 1, no cap.
     """
-    pattern = draw(choose(PATTERNS))
+    pattern = draw(choose(allowed(PATTERNS, domain, "pattern")))
     fields: dict[str, Any] = {"pattern": pattern}
     if has_peak(pattern):
         fields["peak_at"] = draw(choose(PEAKS))
         fields["peak_height"] = draw(choose(PEAK_HEIGHTS))
     fields["sigma"] = draw(choose(QUIET_SIGMAS if has_peak(pattern) else SIGMAS, suits_keys))
     fields["value_sigma"] = draw(choose(VALUE_SIGMAS, suits_values))
-    fields["logit_cap"] = draw(choose(LOGIT_CAPS))
-    fields["scale_factor"] = draw(choose(SCALE_FACTORS))
+    fields["logit_cap"] = draw(choose(allowed(LOGIT_CAPS, domain, "logit_cap")))
+    fields["scale_factor"] = draw(choose(allowed(SCALE_FACTORS, domain, "scale_factor")))
     return fields
 
 

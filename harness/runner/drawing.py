@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import hypothesis
 from hypothesis import Phase
-from hypothesis.strategies import SearchStrategy
 
 from tridiff.harness import blame
-from tridiff.harness.api import Domain, Op
-from tridiff.harness.declarations import check_drawn, check_strategy
+from tridiff.harness.api import Allowed, Domain, Op
+from tridiff.harness.declarations import check_drawn
 from tridiff.harness.registry import Registry
 from tridiff.harness.runner.campaign import PRESET_SHARE, ROUND
+from tridiff.harness.runner.offered import strategy_of
 from tridiff.harness.runner.seeding import draws_by_seed_alone, plain_settings
 
 MOST_IN_VAIN = 3
@@ -28,16 +28,19 @@ class _Enough(BaseException):
     """Ends a round; not an Exception, so that Hypothesis does not take it for a failure."""
 
 
-def drawn(registry: Registry, op: str, target: str, *, count: int, seed: int) -> list[Any]:
+def drawn(
+    registry: Registry, op: str, target: str, *, count: int, seed: int, limits: Mapping[str, Allowed] | None = None
+) -> list[Any]:
     """`count` distinct Cases of the Op on `target`, in the order drawn, or fewer where there are no more.
 
-    The same arguments give the same Cases. Raises `UsageError` for an unknown Op, or a plug-in's that draws what is no Case.
+    `limits`: those of a Kernel, see `Domain`; None for the whole Op. The same arguments give the same Cases. Raises
+    `UsageError` for an unknown Op, or a plug-in's that draws what is no Case.
     """
     known = registry.op(op)
     cases: dict[Any, None] = {}
     for part, until in (("presets", count // PRESET_SHARE), ("strategy", count)):
         with blame.declared(registry.source_of("op", op), f"{part} of {op}"):
-            _collect(known, _strategy(known, part, Domain(target=target)), cases, until, f"{seed}/{op}/{part}")
+            _collect(known, part, Domain(target=target, limits=limits or {}), cases, until, f"{seed}/{op}/{part}")
     return list(cases)
 
 
@@ -57,9 +60,8 @@ def batches(registry: Registry, op: str, domain: Domain, *, seed: int, size: int
         for part, share in shares.items():
             with blame.declared(registry.source_of("op", op), f"{part} of {op}"):
                 before = len(seen[part])
-                strategy = _strategy(known, part, domain)
                 name = _number(f"{seed}/{op}/{part}/batch {number}")
-                _round(known, strategy, seen[part], before + share, name, examples=share)
+                _round(known, part, domain, seen[part], before + share, name, examples=share)
                 found[part] = list(seen[part])[before:]
         drawn = dict.fromkeys(_spread(found["strategy"], found["presets"]))
         batch = [case for case in drawn if case is not None and case not in given]
@@ -80,32 +82,27 @@ def _spread(general: list[Any], presets: list[Any]) -> Iterator[Any]:
         yield from group or ()
 
 
-def _strategy(op: Op, part: str, domain: Domain) -> SearchStrategy[Any]:
-    strategy: SearchStrategy[Any] = getattr(op, part)(domain)
-    check_strategy(op, part, strategy)
-    return strategy
-
-
-def _collect(op: Op, strategy: SearchStrategy[Any], cases: dict[Any, None], until: int, name: str) -> None:
+def _collect(op: Op, part: str, domain: Domain, cases: dict[Any, None], until: int, name: str) -> None:
     """Draw into `cases` until there are `until`, in rounds with a seed of their own each."""
     rounds = in_vain = 0
     while len(cases) < until and in_vain < MOST_IN_VAIN:
         before = len(cases)
-        _round(op, strategy, cases, until, _number(f"{name}/{rounds}"))
+        _round(op, part, domain, cases, until, _number(f"{name}/{rounds}"))
         rounds += 1
         in_vain = 0 if len(cases) > before else in_vain + 1
 
 
-def _round(
-    op: Op, strategy: SearchStrategy[Any], cases: dict[Any, None], until: int, seed: int, *, examples: int = ROUND
-) -> None:
+def _round(op: Op, part: str, domain: Domain, cases: dict[Any, None], until: int, seed: int, *, examples: int = ROUND) -> None:
     """Draw into `cases` until there are `until`, or `examples` were drawn: of a longer round the first ones are small."""
+    strategy = strategy_of(op, part, domain)
+    if strategy.is_empty:
+        return
 
     @hypothesis.seed(seed)
     @hypothesis.settings(plain_settings(), max_examples=examples, phases=(Phase.generate,))
     @hypothesis.given(strategy)
     def draw(case: Any) -> None:
-        check_drawn(op, case)
+        check_drawn(op, case, domain)
         cases[case] = None
         if len(cases) >= until:
             raise _Enough

@@ -15,7 +15,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from tridiff.harness.api import CaseError
 
@@ -23,9 +23,17 @@ MOST_IN_PAIRS = 8
 """Fields that differ from their default, up to which pairs of them are reset together."""
 
 
-def minimised(case: Any, fails: Callable[[Any], bool], compile_time: Collection[str] = ()) -> Any:
+class Field(NamedTuple):
+    """A field of a Case, and its simplest value."""
+
+    name: str
+    default: Any
+
+
+def minimised(case: Any, fails: Callable[[Any], bool], compile_time: Collection[str] = (), towards: Any = None) -> Any:
     """The simplest Case found on the way from `case` to the defaults of its class, of which `fails` holds throughout.
 
+    `towards`: another Case to take its fields for the defaults, where those of the class cannot be had.
     `compile_time`: names of the fields that decide which specialisation is compiled; they are simplified after the others.
     Only Cases that their class accepts are tried, and none twice. Deterministic: the same `fails` gives the same result.
     """
@@ -36,8 +44,11 @@ def minimised(case: Any, fails: Callable[[Any], bool], compile_time: Collection[
             known[candidate] = fails(candidate)
         return known[candidate]
 
-    groups: tuple[list[dataclasses.Field[Any]], ...] = ([], [])
-    for field in dataclasses.fields(case):
+    fields = [Field(field.name, field.default) for field in dataclasses.fields(case)]
+    if towards is not None:
+        fields = [Field(field.name, getattr(towards, field.name)) for field in fields]
+    groups: tuple[list[Field], ...] = ([], [])
+    for field in fields:
         groups[field.name in compile_time].append(field)
     while True:
         before = case
@@ -46,12 +57,12 @@ def minimised(case: Any, fails: Callable[[Any], bool], compile_time: Collection[
             for field in group:
                 case = _simplest(case, field, failing)
         if case == before:
-            case = next((pair for pair in pairs(case) if failing(pair)), case)
+            case = next((pair for pair in pairs(case, fields) if failing(pair)), case)
         if case == before:
             return case
 
 
-def _reset(case: Any, group: Sequence[dataclasses.Field[Any]], fails: Callable[[Any], bool]) -> Any:
+def _reset(case: Any, group: Sequence[Field], fails: Callable[[Any], bool]) -> Any:
     """`case` with all fields of `group` at their defaults; or all but one; or as many as a search by halves can reset."""
     changed = [field for field in group if not _is_simple(case, field)]
     if len(changed) < 2:
@@ -64,7 +75,7 @@ def _reset(case: Any, group: Sequence[dataclasses.Field[Any]], fails: Callable[[
     return _reset_halves(case, changed, fails)
 
 
-def _reset_halves(case: Any, changed: Sequence[dataclasses.Field[Any]], fails: Callable[[Any], bool]) -> Any:
+def _reset_halves(case: Any, changed: Sequence[Field], fails: Callable[[Any], bool]) -> Any:
     """`case` with the fields of either half of `changed` at their defaults, or of either half of it, and so on."""
     if len(changed) < 2:
         return case
@@ -75,7 +86,7 @@ def _reset_halves(case: Any, changed: Sequence[dataclasses.Field[Any]], fails: C
     return case
 
 
-def _simplest(case: Any, field: dataclasses.Field[Any], fails: Callable[[Any], bool]) -> Any:
+def _simplest(case: Any, field: Field, fails: Callable[[Any], bool]) -> Any:
     """`case` with one field as simple as `fails` lets it be."""
     while True:
         simpler = next((candidate for candidate in candidates(case, field) if fails(candidate)), None)
@@ -84,7 +95,7 @@ def _simplest(case: Any, field: dataclasses.Field[Any], fails: Callable[[Any], b
         case = simpler
 
 
-def candidates(case: Any, field: dataclasses.Field[Any]) -> Iterator[Any]:
+def candidates(case: Any, field: Field) -> Iterator[Any]:
     """Legal Cases in which `field` alone is simpler than in `case`, the simplest first."""
     if _is_simple(case, field):
         return
@@ -92,20 +103,20 @@ def candidates(case: Any, field: dataclasses.Field[Any]) -> Iterator[Any]:
         yield from _with(case, {field.name: simpler})
 
 
-def pairs(case: Any) -> Iterator[Any]:
-    """Legal Cases in which two fields have their defaults that had not; none while many fields have not."""
-    changed = [field for field in dataclasses.fields(case) if not _is_simple(case, field)]
+def pairs(case: Any, fields: Iterable[Field]) -> Iterator[Any]:
+    """Legal Cases in which two of `fields` have their defaults that had not; none while many fields have not."""
+    changed = [field for field in fields if not _is_simple(case, field)]
     if len(changed) <= MOST_IN_PAIRS:
         for pair in itertools.combinations(changed, 2):
             yield from _defaults(case, pair)
 
 
-def _defaults(case: Any, fields: Iterable[dataclasses.Field[Any]]) -> Iterator[Any]:
+def _defaults(case: Any, fields: Iterable[Field]) -> Iterator[Any]:
     """`case` with these fields at their defaults, if that is legal."""
     return _with(case, {field.name: field.default for field in fields})
 
 
-def _is_simple(case: Any, field: dataclasses.Field[Any]) -> bool:
+def _is_simple(case: Any, field: Field) -> bool:
     """Whether the field cannot become simpler: it has its default, or there is none."""
     return field.default in (dataclasses.MISSING, getattr(case, field.name))
 

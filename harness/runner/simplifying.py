@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from tridiff.harness.api import DEADLY, Finding, Found, Op, Outcome
+from tridiff.harness.api import DEADLY, Finding, Found, Judged, Op
 from tridiff.harness.runner.campaign import DEADLY_SHARE, INTERRUPTED, TIME_LIMIT
 from tridiff.harness.runner.minimise import minimised
 from tridiff.harness.runner.surveyed import Smallest
@@ -20,17 +20,19 @@ NOT_AGAIN = "what is smaller killed no fresh process"
 class Simplification:
     """Makes the Case of `finding` smaller, while its signature stays.
 
-    `examined`: runs a Case. `contains`: whether the Op allows it on the target. `confirmed`: see `Examiner`. At most `runs`
-    Cases are tried, for at most `seconds`; three times as long where each one that fails may cost a process.
+    `examined`: runs a Case. `contains`: whether the Op allows it on the target, and the Kernel does. `towards`: the simplest Case
+    that they allow. `confirmed`: see `Examiner`. At most `runs` Cases are tried, for at most `seconds`; three times as long where
+    each one that fails may cost a process.
     """
 
     finding: Finding
     op: Op
-    examined: Callable[[Any], Outcome]
+    examined: Callable[[Any], Judged]
     contains: Callable[[Any], bool]
     confirmed: Callable[[Finding], Finding | None]
     seconds: float
     runs: int
+    towards: Any = None
     _why: str = ""
     _ran: int = 0
     _deadline: float = 0.0
@@ -45,7 +47,7 @@ class Simplification:
         """Simplify; what `smallest` says is right also where this raises."""
         self._deadline = time.monotonic() + self.seconds * (DEADLY_SHARE if self._deadly else 1)
         try:
-            minimised(self.finding.case, self._fails, self.op.compile_time)
+            minimised(self.finding.case, self._fails, self.op.compile_time, self.towards)
             self._confirm()
         except BaseException:
             self._why = INTERRUPTED

@@ -6,6 +6,7 @@ copy of the toy family that breaks it.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import re
 import shutil
@@ -15,10 +16,12 @@ from pathlib import Path
 
 import pytest
 import toy
-from completeness import contract, layout, members
+import toy.family
+from completeness import contract, facets, layout, members
 from sources import sources
 
-from tridiff.harness.registry import families
+from tridiff.harness.api import Facet
+from tridiff.harness.registry import builtin, families
 
 ROOT = Path(__file__).resolve().parents[2]
 _numbers = itertools.count()
@@ -39,6 +42,23 @@ def test_families_are_those_that_the_registry_loads() -> None:
 def test_family_keeps_its_contract(family: str) -> None:
     """Case, strategies, inputs, kernels, roundings and reference fit together."""
     assert list(contract(family)) == []
+
+
+@pytest.mark.parametrize("family", families())
+def test_family_keeps_to_what_a_kernel_supports(family: str) -> None:
+    """Whatever facet a kernel restricts, its strategies narrow by it."""
+    assert list(facets(builtin().op(family))) == []
+
+
+def test_facet_that_a_strategy_ignores() -> None:
+    """Is named, with what was drawn all the same."""
+    op = toy.family.registry().op("scale")
+    ignored = {"rows": Facet(description="rows", of=lambda case: case.rows)}
+
+    complaints = list(facets(dataclasses.replace(op, facets=ignored)))
+
+    assert len(complaints) == 1
+    assert "the strategy of scale drew rows=" in complaints[0]
 
 
 @pytest.mark.parametrize("family", families())

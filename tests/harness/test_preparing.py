@@ -10,6 +10,7 @@ from toy.family import registry
 from toy.strategies.scale import ScaleCase
 
 from tridiff.harness import case_lists
+from tridiff.harness.api import Facet, Restriction
 from tridiff.harness.engines.spec import EngineSpec, UsageError
 from tridiff.harness.isolation.isolated import MOST_BYTES, TIMEOUT
 from tridiff.harness.preparing import COMPILE_SECONDS, compiling, limits, patient, recall
@@ -64,6 +65,24 @@ def test_gate_whose_lists_have_no_case_of_the_kernel(tmp_path: Path) -> None:
     recall(replace(plan, profile=replace(plan.profile, needs_cases=False)), made, (), warned.append)
 
     assert len(warned) == 1
+
+
+def test_lists_keep_to_what_a_kernel_supports(tmp_path: Path) -> None:
+    """Of their Cases it begins with those in its domain; where there are none, that is a list without its Cases."""
+    plan = Settings(cases=(listed(tmp_path / "list.jsonl", CASES),)).plan(profile="gate")
+    made = session()
+    op = made.registry.op("scale")
+    made.registry.ops["scale"] = replace(op, facets={"columns": Facet(description="columns", of=lambda case: case.columns)})
+    domain = (Restriction(facet="columns", allowed=(CASES[0].columns,), reason="as documented"),)
+    part = replace(made.kernels[0], domain=domain)
+    made.kernels = [part]
+
+    recall(plan, made, (), list[str]().append)
+
+    assert {case.columns for case in made.first(part)} == {CASES[0].columns}
+    made.kernels = [replace(part, domain=(replace(domain[0], allowed=(999,)),))]
+    with pytest.raises(UsageError, match=r"^no case of the lists is for scale: "):
+        recall(plan, made, (), list[str]().append)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import torch
 from hypothesis import HealthCheck, find, given, settings
 from hypothesis import strategies as st
 
+from tridiff.harness.api import Domain
 from tridiff.strategies import dims, draws, heads, layouts, lengths, models, paging, profiles
 
 T = TypeVar("T")
@@ -520,3 +521,41 @@ def test_shapes_of_values(pattern: str, share: float) -> None:
     values = profiles.value_values(pattern, 3.0, 0, (64, 2, 16), [], 3.0)
 
     assert abs(float((values.abs() == 3.0).double().mean()) - share) < 0.05
+
+
+# What a domain allows
+
+
+@pytest.mark.parametrize(
+    ("limit", "expected"),
+    [
+        (None, {16: 5, 1: 2, 64: 1}),
+        ((64, 16), {16: 5, 64: 1}),
+        ((24, 16), {16: 5, 24: 1}),
+        (range(16, 65, 16), {16: 5, 64: 1}),
+        (range(20, 90, 10), {20: 1}),
+        (range(30, 10, -1), {16: 5, 11: 1}),
+    ],
+)
+def test_numbers_that_a_domain_allows(limit: Any, expected: dict[int, int]) -> None:
+    """Those of the pool, in its order; then those that are named one by one, and of a range the least."""
+    domain = Domain(target="gfx942", limits={} if limit is None else {"size": limit})
+
+    found = draws.allowed({16: 5, 1: 2, 64: 1}, domain, "size")
+
+    assert list(found.items()) == list(expected.items())
+
+
+def test_words_that_a_domain_allows() -> None:
+    """Those of the pool alone: nobody knows what another one would mean; likewise truth values."""
+    domain = Domain(target="gfx942", limits={"layout": ("b", "c"), "flag": (True,)})
+
+    assert draws.allowed({"a": 1, "b": 2}, domain, "layout") == {"b": 2}
+    assert draws.allowed({False: 3}, domain, "flag") == {}
+
+
+def test_choices_that_leave_nothing() -> None:
+    """Of no values the strategy is empty, and so are fields with it; that none fits is a mistake, and loud."""
+    assert draws.fields(a=draws.choose({1: 1}), b=draws.choose({})).is_empty
+    with pytest.raises(ValueError, match=r"^none of 1, 2 fits: what was drawn before must leave one$"):
+        draws.choose({1: 1, 2: 1}, lambda _: False)

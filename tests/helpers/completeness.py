@@ -11,6 +11,7 @@ import dataclasses
 import importlib
 import inspect
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from random import Random
@@ -23,8 +24,11 @@ from sources import Source, below, imports, sources
 
 from tridiff.harness.api import Arena, Domain, Kernel, Op, from_json, to_json
 from tridiff.harness.capture import targeting
+from tridiff.harness.declarations import Malformed
+from tridiff.harness.domains import values
 from tridiff.harness.engines.spec import DEFAULT_TARGET, TARGETS, UsageError
 from tridiff.harness.registry import Registry, register_family
+from tridiff.harness.runner.drawing import drawn as draw_cases
 
 MEMBERS = {"strategies": "OP", "reference": "reference", "kernels": "KERNELS", "kernels.faults": "FAULTS"}
 """The folders of a family's four modules, with the name at top level by which such a module is known."""
@@ -64,7 +68,8 @@ def _bound(node: ast.stmt) -> list[str]:
 
 def layout(root: Path, package: str = "tridiff") -> Iterator[str]:
     """Modules that a family at `root` lacks, and modules that are no family's."""
-    modules = [source for source in sources(root, package) if not source.within(f"{package}.harness")]
+    apart = (f"{package}.harness", f"{package}.adapters")
+    modules = [source for source in sources(root, package) if not source.within(*apart)]
     found = members(modules, package)
     for name, folders in found.items():
         for folder in MEMBERS.keys() - folders:
@@ -167,6 +172,23 @@ def _simplest(strategy: Callable[[Domain], Any], target: str, *, shrunk: bool) -
     phases = (Phase.generate, Phase.shrink) if shrunk else (Phase.generate,)
     settings = hypothesis.settings(database=None, max_examples=_EXAMPLES, phases=phases)
     return hypothesis.find(strategy(Domain(target=target)), lambda _: True, settings=settings, random=Random(0))
+
+
+_FACET_DRAWS = 8
+
+
+def facets(op: Op) -> Iterator[str]:
+    """That strategies draw nothing that a Kernel may leave out: each facet is restricted to the value that is drawn least."""
+    registry = Registry()
+    registry.ops[op.name] = op
+    cases = draw_cases(registry, op.name, DEFAULT_TARGET, count=150, seed=0)
+    for name, facet in op.facets.items():
+        seen = Counter(value for case in cases for value in values(facet, case))
+        limits = {name: (min(seen, key=seen.__getitem__),)}
+        try:
+            draw_cases(registry, op.name, DEFAULT_TARGET, count=_FACET_DRAWS, seed=1, limits=limits)
+        except (Malformed, UsageError) as error:
+            yield f"{limits}: {error}"
 
 
 def agreement(registry: Registry, op: Op, module: ModuleType) -> Iterator[str]:
