@@ -19,10 +19,11 @@ from tridiff.harness.engines.cpu.engine import CpuEngine
 from tridiff.harness.engines.spec import DEFAULT_TARGET, EngineSpec, UsageError, best_engine, check_target
 from tridiff.harness.pytest_plugin import events, options, running, spreading, summary
 from tridiff.harness.pytest_plugin.failure import Failure, one_line
-from tridiff.harness.pytest_plugin.kernels import selected, warnings_as_usual
-from tridiff.harness.registry import Registry
+from tridiff.harness.pytest_plugin.kernels import selected, waivers, warnings_as_usual
+from tridiff.harness.registry import Registry, needs, runs_here
+from tridiff.harness.report import waived
 from tridiff.harness.report.recording import Recording
-from tridiff.harness.report.run_text import infrastructure_blocks, plural, reasons_text
+from tridiff.harness.report.run_text import block, infrastructure_blocks, plural, reasons_text
 from tridiff.harness.report.summary import Deaths
 from tridiff.harness.report.text import finding_text
 from tridiff.harness.runner.campaign import Budget, HarnessBug
@@ -67,7 +68,8 @@ class Fuzzer:
     ) -> FuzzRun:
         """Draw cases of `kernel`, judge and shrink; fail the test with what was found.
 
-        Likewise where cases ended in infrastructure failures, or none could be judged: that is no proof.
+        Likewise where cases ended in infrastructure failures, or none could be judged: that is no proof; and where a known
+        failure (`docs/reference/known-failures.md`) does not fail any more. A kernel that is quarantined skips the test.
 
         `examples`: cases to draw, in all shards together; `seconds`: time that each shard takes; whichever ends first.
         Without both, the `max_examples` of the current Hypothesis profile. `seed`: added to the seed of the whole run, so
@@ -79,10 +81,17 @@ class Fuzzer:
         __tracebackhide__ = True
         try:
             session = self._session(kernel, self._target or target, self._budget(examples, seconds), seed)
+            quarantine = session.waivers.whole(kernel)
         except UsageError as error:
             raise Failure(f"tridiff: {one_line(error)}") from None
+        known = self._registry.kernel(kernel)
+        if not runs_here(known):
+            pytest.skip(f"kernel {kernel} {needs(known)}")
         if kernel not in selected(self._item.config):
             pytest.skip(f"kernel {kernel} is left out by --tridiff-kernel or --tridiff-op")
+        if quarantine is not None:
+            entry = quarantine.record()
+            pytest.skip(f"kernel {kernel} is quarantined: {waived.why(entry)} ({waived.by_whom(entry)})")
         return _Run(self._item, self._options, session, self._shards, self._random_seed()).go()
 
     def _session(self, name: str, target: str, budget: Budget, seed: int) -> Session:
@@ -90,7 +99,10 @@ class Fuzzer:
         spec = EngineSpec(name=self._options.engine or best_engine(), target=check_target(target))
         with warnings_as_usual():
             CpuEngine(spec)  # An engine that cannot work with this Triton is the machine's matter, not the kernel's.
-        return Session([kernel], spec, self._seed(seed), self._share(budget), lambda _event: None, self._registry)
+        session = Session([kernel], spec, self._seed(seed), self._share(budget), lambda _event: None, self._registry)
+        session.waivers = waivers(self._item.config)
+        running.isolate(self._item.config, session)
+        return session
 
     def _seed(self, added: int) -> int:
         """The shard's: derived from that of the run, to which `added` is added."""
@@ -168,7 +180,8 @@ class _Run:
         finally:
             self._record()
         if self.session.interrupted:
-            summary.interrupted(self.item.config, self._properties(), self._text() if self.session.findings else "")
+            failed = self.session.findings or self._passes
+            summary.interrupted(self.item.config, self._properties(), self._text() if failed else "")
             raise KeyboardInterrupt
         return self._judged()
 
@@ -179,7 +192,7 @@ class _Run:
     def _judged(self) -> FuzzRun:
         __tracebackhide__ = True
         session = self.session
-        if session.findings:
+        if session.findings or self._passes:
             raise Failure(self._text(), self._headline())
         kernel = session.kernels[0].name
         if self._deaths():
@@ -216,6 +229,8 @@ class _Run:
     def _headline(self) -> str:
         """One line: the first finding and how many there are besides, or why nothing could be judged."""
         findings = list(self.session.findings.values())
+        if not findings and self._passes:
+            return self._passes[0]
         if not findings:
             reasons = [reason for tally in self.session.tallies.values() for reason in tally.reasons]
             return f"no case of {self.session.kernels[0].name} could be judged: {one_line(Exception(reasons[0]))}"
@@ -225,7 +240,13 @@ class _Run:
     def _text(self) -> str:
         """All findings, each with the command that runs its case again, and apart from them what ended in infrastructure."""
         blocks = [self._finding_text(signature, finding) for signature, finding in self.session.findings.items()]
-        return "\n".join([*blocks, *([self._deaths_text()] if self._deaths() else [])])
+        passes = [block(*rows).plain.rstrip("\n") for rows in waived.pass_rows([self.recording.summary])]
+        return "\n".join([*blocks, *passes, *([self._deaths_text()] if self._deaths() else [])])
+
+    @property
+    def _passes(self) -> list[str]:
+        """A line for each known failure that does not fail any more."""
+        return list(waived.pass_lines([self.recording.summary]))
 
     def _deaths(self) -> dict[str, Deaths]:
         """How processes died whose cases passed when they were run again alone."""
@@ -270,6 +291,8 @@ class _Run:
             tally=session.tallies.get(kernel, Tally()),
             infrastructure={reason: deaths.cases for reason, deaths in self._deaths().items()},
             findings=list(session.findings),
+            known=waived.known_cases(self.recording.summary),
+            passes=self._passes,
         )
 
 

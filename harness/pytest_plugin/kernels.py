@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,9 +15,11 @@ from tridiff.harness.engines.spec import DEFAULT_TARGET, UsageError
 from tridiff.harness.pytest_plugin import options
 
 if TYPE_CHECKING:
+    from tridiff.harness.ledger.waivers import Waivers
     from tridiff.harness.registry import Registry
 
 _REGISTRY = pytest.StashKey["Registry"]()
+_WAIVERS = pytest.StashKey["Waivers"]()
 
 
 def registry(config: pytest.Config) -> Registry:
@@ -34,6 +37,22 @@ def registry(config: pytest.Config) -> Registry:
             except UsageError as error:  # what it advises is an option of the command line; here that has another name
                 raise UsageError(str(error).replace(" --plugin ", " --tridiff-plugin ")) from error
     return config.stash[_REGISTRY]
+
+
+def waivers(config: pytest.Config) -> Waivers:
+    """What the ledger of known failures says; read once. Raises `UsageError` for one that is wrong."""
+    if _WAIVERS not in config.stash:
+        from tridiff.harness import ledger
+        from tridiff.harness.ledger.binding import bound
+
+        given = config.stash[options.KEY]
+        file, start = given.known_failures, config.rootpath
+        try:
+            known = ledger.read(options.settings_of(config), file, off=not given.waives, start=start)
+        except UsageError as error:  # likewise
+            raise UsageError(re.sub(r"--(no-)?known-failures", r"--tridiff-\1known-failures", str(error))) from error
+        config.stash[_WAIVERS] = bound(known, registry(config))
+    return config.stash[_WAIVERS]
 
 
 def selected(config: pytest.Config) -> list[str]:

@@ -30,6 +30,7 @@ class Options:
     `shards`: into how many tests each fuzz test is divided. `shard`: this run's part of one that is spread over CI jobs.
     `plugins`: those of the configuration file, then those of the command line. `out`: case files go to OUT/findings.
     `isolation`: whether cases run in worker processes; `timeout`: seconds for one case; `memory_limit`: GiB for a worker.
+    `known_failures`: the ledger of them, where one is named; `waives`: whether there may be one.
     `selects`: whether the command line names plug-ins, ops or kernels.
     """
 
@@ -47,6 +48,8 @@ class Options:
     ops: tuple[str, ...]
     kernels: tuple[str, ...]
     out: Path
+    known_failures: Path | None
+    waives: bool
     selects: bool
 
 
@@ -81,8 +84,10 @@ def add(parser: pytest.Parser) -> None:
         ("timeout", "S", "seconds that one case may take [60, or what the settings say]"),
         ("memory-limit", "GIB", "memory of a process that runs cases [8, or half of the machine's, or what the settings say]"),
         ("out", "DIR", f"case files of findings go to DIR/findings, records to DIR [{OUT} in the root directory]"),
+        ("known-failures", "FILE", "ledger of known failures [the nearest known-failures.toml, or what the settings say]"),
     ):
         group.addoption(f"--tridiff-{name}", metavar=metavar, default=None, help=text)
+    group.addoption("--tridiff-no-known-failures", action="store_true", help="waive nothing: known failures are findings")
     group.addoption("--tridiff-no-isolation", action="store_true", help="run kernels in the process of the test: for debuggers")
     for name, metavar, text in (
         ("target", "ARCH", "GPU architecture to compile for, instead of what a test says; repeatable: a test for each"),
@@ -116,6 +121,8 @@ def read(config: pytest.Config) -> Options:
         ops=ops,
         kernels=kernels,
         out=_out(config),
+        known_failures=_ledger(config),
+        waives=not config.getoption("--tridiff-no-known-failures"),
         selects=bool(given or ops or kernels),
     )
 
@@ -178,6 +185,13 @@ def _checked(option: str, check: Callable[[str], T], value: str) -> T:
 def _files(plugins: list[str], folder: Path) -> list[str]:
     """`plugins`, where files, which end in .py, are relative to `folder`."""
     return [str(folder / plugin) if plugin.endswith(".py") else plugin for plugin in plugins]
+
+
+def _ledger(config: pytest.Config) -> Path | None:
+    given: str | None = config.getoption("--tridiff-known-failures")
+    if given is not None and config.getoption("--tridiff-no-known-failures"):
+        raise pytest.UsageError("--tridiff-known-failures and --tridiff-no-known-failures: give one of them")
+    return None if given is None else Path(config.invocation_params.dir, given)
 
 
 def _out(config: pytest.Config) -> Path:

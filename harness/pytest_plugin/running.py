@@ -15,6 +15,7 @@ from tridiff.harness import preparing, profiles
 from tridiff.harness.engines.spec import UsageError
 from tridiff.harness.isolation.isolated import Isolated, Limits
 from tridiff.harness.isolation.journal import Journal
+from tridiff.harness.ledger import confirming
 from tridiff.harness.pytest_plugin import options
 from tridiff.harness.runner.session import Session
 from tridiff.harness.runner.shards import Shard
@@ -33,18 +34,20 @@ def plan_of(config: pytest.Config) -> Plan:
         raise UsageError(str(error).replace("give --cases PATH, or set", "set")) from error
 
 
-def equip(config: pytest.Config, session: Session, parts: Sequence[Shard]) -> None:
-    """Give `session` its worker processes, which all fuzz tests of this process share, and the cases to begin with.
+def isolate(config: pytest.Config, session: Session) -> None:
+    """Give `session` its worker processes, which all fuzz tests of this process share. Raises `UsageError` for wrong settings."""
+    if config.stash[options.KEY].isolation:
+        session.examiner = _examiner(config)
 
-    Raises `UsageError` for settings that are wrong.
-    """
+
+def equip(config: pytest.Config, session: Session, parts: Sequence[Shard]) -> None:
+    """Give `session` the cases to begin with. Raises `UsageError` for settings that are wrong."""
     session.spec = preparing.patient(session.spec, _limits(config))
     preparing.recall(plan_of(config), session, parts, _warn)
     journal = _journal(config)
     if journal is not None:
         journal.accompany(session)
-    if config.stash[options.KEY].isolation:
-        session.examiner = _examiner(config)
+    confirming.accompany(session)
 
 
 def _examiner(config: pytest.Config) -> Isolated:

@@ -38,6 +38,8 @@ class _Row:
     findings: set[str] = field(default_factory=set)
     reasons: dict[str, int] = field(default_factory=dict)
     infrastructure: dict[str, int] = field(default_factory=dict)
+    known: dict[str, int] = field(default_factory=dict)
+    passes: set[str] = field(default_factory=set)
 
     def add(self, counts: dict[str, Any]) -> None:
         self.cases += counts["cases"]
@@ -46,7 +48,8 @@ class _Row:
         self.inconclusive += counts["inconclusive"]
         self.not_judged += counts["not_judged"]
         self.findings.update(counts["findings"])
-        for name, sums in (("reasons", self.reasons), ("infrastructure", self.infrastructure)):
+        self.passes.update(counts["passes"])
+        for name, sums in (("reasons", self.reasons), ("infrastructure", self.infrastructure), ("known", self.known)):
             for reason, count in counts[name].items():
                 sums[reason] = sums.get(reason, 0) + count
 
@@ -55,7 +58,7 @@ class _Row:
         return [str(self.cases), f"{self.worst_ratio:.3f}", *map(str, numbers)]
 
 
-def as_property(
+def as_property(  # noqa: PLR0913 - all of it travels together
     *,
     kernel: str,
     target: str,
@@ -65,11 +68,13 @@ def as_property(
     tally: Tally,
     infrastructure: dict[str, int],
     findings: list[str],
+    known: dict[str, int],
+    passes: list[str],
 ) -> str:
     """The counts of one call of `fuzz`.
 
     `random_seed`: of the whole run, None where it was given; `infrastructure`: cases by how their process died, once; `findings`:
-    signatures.
+    signatures. `known`: cases of known failures, by what is said of those; `passes`: lines on those that do not fail any more.
     """
     return json.dumps(
         {
@@ -86,6 +91,8 @@ def as_property(
             "reasons": tally.reasons,
             "infrastructure": infrastructure,
             "findings": findings,
+            "known": known,
+            "passes": passes,
         }
     )
 
@@ -134,7 +141,10 @@ def _table(rows: Mapping[str, _Row]) -> Iterator[str]:
         yield "  ".join([first.ljust(widths[0]), *cells])
     for kernel in sorted(rows):
         if rows[kernel].replayed:
-            yield f"{kernel}: {_cases(rows[kernel].replayed)} replayed besides, from an earlier run or a list"
+            yield f"{kernel}: {_cases(rows[kernel].replayed)} replayed besides, from an earlier run, a list or the ledger"
+        yield from sorted(rows[kernel].passes)
+        for what, count in sorted(rows[kernel].known.items()):
+            yield f"{kernel}: {_cases(count)} {' '.join(what.split())}"
         for reason, count in sorted(rows[kernel].reasons.items()):
             yield f"{kernel}: {_cases(count)} not judged: {' '.join(reason.split())}"
         for reason, count in sorted(rows[kernel].infrastructure.items()):

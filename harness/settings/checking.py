@@ -20,11 +20,7 @@ _LONGEST = 60
 
 def check(table: Mapping[str, Any], file: str) -> None:
     """Raise `UsageError` unless `table`, which comes from `file`, is what the schema allows."""
-    validating = config.imported("jsonschema")
-    if validating is None:
-        raise UsageError(f"{file}: settings cannot be checked without the package jsonschema: pip install jsonschema")
-    errors = validating.Draft202012Validator(_schema()).iter_errors(table)
-    first = min(errors, key=_place, default=None)
+    first = first_error(_schema(), table, f"{file}: settings")
     if first is not None:
         raise UsageError(f"{file}: {_complaint(first, table)}")
     if table.get("target", TARGETS[0]) not in _targets(table):
@@ -34,6 +30,17 @@ def check(table: Mapping[str, Any], file: str) -> None:
             raise UsageError(f"{file}: {_dotted(place)}: {value}: must be finite")
 
 
+def first_error(schema: Mapping[str, Any], value: Any, what: str) -> Any:
+    """What jsonschema holds against `value`, the first by place, so that the same file gives the same message; None for nothing.
+
+    Raises `UsageError` that begins with `what` where jsonschema is missing.
+    """
+    validating = config.imported("jsonschema")
+    if validating is None:
+        raise UsageError(f"{what} cannot be checked without the package jsonschema: pip install jsonschema")
+    return min(validating.Draft202012Validator(schema).iter_errors(value), key=_place, default=None)
+
+
 @cache
 def _schema() -> dict[str, Any]:
     schema: dict[str, Any] = json.loads(SCHEMA_FILE.read_text(encoding="utf-8"))
@@ -41,14 +48,16 @@ def _schema() -> dict[str, Any]:
 
 
 def _place(error: Any) -> tuple[list[str], str]:
-    """Errors in order, so that the same file gives the same message."""
     return [str(part) for part in error.absolute_path], str(error.validator)
 
 
 def _complaint(error: Any, table: Mapping[str, Any]) -> str:
+    return _unknown_target(table) if _dotted(error.absolute_path) == "target" else complaint(error)
+
+
+def complaint(error: Any) -> str:
+    """An error of jsonschema in one line: the place, the value, and the schema's own words for what is allowed."""
     where = _dotted(error.absolute_path)
-    if where == "target":
-        return _unknown_target(table)
     if error.validator == "additionalProperties":
         known = error.schema["properties"]
         unknown = next(name for name in error.instance if name not in known)
@@ -56,7 +65,8 @@ def _complaint(error: Any, table: Mapping[str, Any]) -> str:
         return f"{place}: unknown key{nearest(unknown, known)}; keys: {', '.join(known)}"
     if error.validator == "required":
         missing = next(name for name in error.validator_value if name not in error.instance)
-        return f"{where}.{missing}: missing: must be {error.schema['properties'][missing]['title']}"
+        place = f"{where}.{missing}" if where else missing
+        return f"{place}: missing: must be {error.schema['properties'][missing]['title']}"
     return f"{where}: {_value(error.instance)}: must be {_allowed(error.schema, error.instance)}"
 
 

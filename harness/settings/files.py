@@ -30,7 +30,7 @@ def read(file: Path | None = None, *, start: Path | None = None) -> Settings:
     if found is None:
         return Settings()
     path, table = found
-    check(table, _shown(path))
+    check(table, shown(path))
     return _settings(path.absolute(), table)
 
 
@@ -42,9 +42,9 @@ def _table_of(file: Path) -> Found:
     if file.name == SHARED:
         table = _shared(file)
         if table is None:
-            raise UsageError(f"{_shown(file)}: has no table [tool.tridiff]; add one, or give another file with --config")
+            raise UsageError(f"{shown(file)}: has no table [tool.tridiff]; add one, or give another file with --config")
         return file, table
-    return file, _parsed(file, _text(file))
+    return file, parsed(file, text(file))
 
 
 def _nearest(start: Path) -> Found | None:
@@ -53,10 +53,8 @@ def _nearest(start: Path) -> Found | None:
         table = _shared(shared) if shared.is_file() else None
         if own.is_file():
             if table is not None:
-                raise UsageError(
-                    f"{_shown(own)}: {SHARED} beside it has [tool.tridiff] as well; keep the settings in one of them"
-                )
-            return own, _parsed(own, _text(own))
+                raise UsageError(f"{shown(own)}: {SHARED} beside it has [tool.tridiff] as well; keep the settings in one of them")
+            return own, parsed(own, text(own))
         if table is not None:
             return shared, table
     return None
@@ -64,46 +62,51 @@ def _nearest(start: Path) -> Found | None:
 
 def _shared(path: Path) -> dict[str, Any] | None:
     """The table [tool.tridiff]; None without one, also where a file that does not mention us is no TOML."""
-    text = _text(path)
-    if "tridiff" not in text:
+    content = text(path)
+    if "tridiff" not in content:
         return None
     try:
-        data = _parsed(path, text)
+        data = parsed(path, content)
     except UsageError:
-        if _HEADER.search(text) is None:
+        if _HEADER.search(content) is None:
             return None
         raise
     tool = data.get("tool", {})
     table = tool.get("tridiff") if isinstance(tool, dict) else None
     if table is not None and not isinstance(table, dict):
-        raise UsageError(f"{_shown(path)}: tool.tridiff: {table!r}: must be a table")
+        raise UsageError(f"{shown(path)}: tool.tridiff: {table!r}: must be a table")
     return table
 
 
-def _text(path: Path) -> str:
+ADVICE = "give the path of a settings file with --config"
+
+
+def text(path: Path, advice: str = ADVICE) -> str:
+    """The content of a file of the user. Raises `UsageError`, with `advice` where there is none."""
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
-        raise UsageError(f"{_shown(path)}: no such file; give the path of a settings file with --config") from error
+        raise UsageError(f"{shown(path)}: no such file; {advice}") from error
     except OSError as error:
-        raise UsageError(f"{_shown(path)}: cannot be read: {error.strerror}") from error
+        raise UsageError(f"{shown(path)}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise UsageError(f"{_shown(path)}: not UTF-8 at byte {error.start}; save it as UTF-8") from error
+        raise UsageError(f"{shown(path)}: not UTF-8 at byte {error.start}; save it as UTF-8") from error
 
 
-def _parsed(path: Path, text: str) -> dict[str, Any]:
+def parsed(path: Path, content: str) -> dict[str, Any]:
+    """`content` of `path` as TOML. Raises `UsageError`."""
     parser = config.imported("tomllib") or config.imported("tomli")  # the former from Python 3.11
     if parser is None:
-        raise UsageError(f"{_shown(path)}: cannot be read without the package tomli: pip install tomli")
+        raise UsageError(f"{shown(path)}: cannot be read without the package tomli: pip install tomli")
     try:
-        table: dict[str, Any] = parser.loads(text)
+        table: dict[str, Any] = parser.loads(content)
     except (ValueError, RecursionError) as error:
-        raise UsageError(f"{_shown(path)}: not TOML: {error}") from error
+        raise UsageError(f"{shown(path)}: not TOML: {error}") from error
     return table
 
 
-def _shown(path: Path) -> str:
-    """As short as it is clear: relative to the current folder where it lies below."""
+def shown(path: Path) -> str:
+    """`path` as short as it is clear: relative to the current folder where it lies below."""
     here = Path.cwd()
     return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
@@ -117,6 +120,7 @@ def _settings(path: Path, table: Mapping[str, Any]) -> Settings:
         targets=tuple(_part(name, values) for name, values in table.get("targets", {}).items()),
         plugins=tuple(_plugin(folder, name) for name in table.get("plugins", ())),
         out=_path(folder, table, "out"),
+        known_failures=_path(folder, table, "known_failures"),
         cases=tuple(folder / name for name in table.get("cases", ())),
         database=_database(folder, table["database"]) if "database" in table else None,
         profiles={name: _override(values) for name, values in table.get("profiles", {}).items()},

@@ -61,8 +61,9 @@ class Settings:
     """What a file says; paths are absolute.
 
     `file`: which one; None without one. `targets`: parts besides the built-in ones, or in their place; they are known once
-    `targets.table.add` has them. `plugins`: files and modules. `out`: where a run leaves its files. `timeout`: seconds
-    for one case. `memory_limit`: GiB for a process that runs cases. `cases`: lists of cases to run first, files or folders.
+    `targets.table.add` has them. `plugins`: files and modules. `out`: where a run leaves its files. `known_failures`: the ledger
+    of them. `timeout`: seconds for one case. `memory_limit`: GiB for a process that runs cases. `cases`: lists of cases to run
+    first, files or folders.
     """
 
     file: Path | None = None
@@ -71,6 +72,7 @@ class Settings:
     targets: tuple[Part, ...] = ()
     plugins: tuple[str, ...] = ()
     out: Path | None = None
+    known_failures: Path | None = None
     timeout: float | None = None
     memory_limit: float | None = None
     cases: tuple[Path, ...] = ()

@@ -1,0 +1,110 @@
+"""The waived surface, as text and as a document: known failures, kernels that cannot run here, what kernels do not support."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from tridiff.harness.api import Allowed
+from tridiff.harness.ledger import Ledger
+from tridiff.harness.registry import Registry, runs_here
+from tridiff.harness.report import waived
+
+SCHEMA = 1
+"""Version of the document's form."""
+SOON = 14
+"""Days before an entry expires from which the listing says so."""
+
+
+def document(ledger: Ledger | None, registry: Registry) -> dict[str, Any]:
+    """Everything that `show` says. `registered`: whether the kernel of an entry is known here, and so the entry was checked."""
+    return {
+        "schema": SCHEMA,
+        "file": None if ledger is None else ledger.file,
+        "known_failures": [
+            {**entry.record(), "registered": entry.kernel in registry.kernels}
+            for entry in (ledger.entries if ledger is not None else ())
+        ],
+        "not_run_here": [
+            {"kernel": kernel.name, "engines": list(kernel.engines)}
+            for kernel in registry.kernels.values()
+            if not runs_here(kernel)
+        ],
+        "domains": [
+            {
+                "kernel": kernel.name,
+                "facet": restriction.facet,
+                "allowed": _allowed(restriction.allowed),
+                "reason": restriction.reason,
+            }
+            for kernel in registry.kernels.values()
+            for restriction in kernel.domain
+        ],
+    }
+
+
+def show(console: Console, ledger: Ledger | None, registry: Registry) -> None:
+    """A table for each kind of waiver that there is, and a line that counts them."""
+    surface = document(ledger, registry)
+    if surface["known_failures"]:
+        console.print(_failures(surface["known_failures"]))
+    if surface["domains"]:
+        console.print(_domains(surface["domains"]))
+    for each in surface["not_run_here"]:
+        _say(console, f"{each['kernel']}: cannot run here: needs engine {' or '.join(each['engines'])}")
+    for entry in surface["known_failures"]:
+        if not entry["registered"]:
+            _say(console, f"{entry['kernel']}: not registered here, so entry {entry['number']} could not be checked in full")
+        if entry["days"] <= SOON:
+            _say(console, f"{entry['kernel']}: entry {entry['number']} expires soon: {waived.until(entry)}")
+    _say(console, _closing(surface))
+
+
+def _failures(entries: list[dict[str, Any]]) -> Table:
+    table = Table()
+    for heading in ("entry", "kernel", "status", "what", "why", "owner"):
+        table.add_column(heading, overflow="fold", justify="right" if heading == "entry" else "left")
+    table.add_column("expires", no_wrap=True)
+    for entry in entries:
+        cells = (entry["kernel"], entry["status"], entry["scope"], waived.why(entry), entry["owner"])
+        table.add_row(str(entry["number"]), *cells, f"{entry['expires']}\n{entry['days']} days left")
+    return table
+
+
+def _domains(restrictions: list[dict[str, Any]]) -> Table:
+    table = Table()
+    for heading in ("kernel", "only supports", "of", "why"):
+        table.add_column(heading, overflow="fold")
+    for each in restrictions:
+        allowed = each["allowed"]
+        shown = _range(allowed) if isinstance(allowed, dict) else ", ".join(map(str, allowed))
+        table.add_row(each["kernel"], shown, each["facet"], each["reason"])
+    return table
+
+
+def _allowed(allowed: Allowed) -> Any:
+    """Values as a list; a range, which may be long, by its ends, both included."""
+    if not isinstance(allowed, range):
+        return list(allowed)
+    return {"min": allowed[0], "max": allowed[-1], "step": allowed.step} if allowed else []
+
+
+def _range(allowed: dict[str, int]) -> str:
+    step = f" in steps of {allowed['step']}" if allowed["step"] != 1 else ""
+    return f"{allowed['min']} to {allowed['max']}{step}"
+
+
+def _closing(surface: dict[str, Any]) -> str:
+    failures, restrictions, others = (len(surface[name]) for name in ("known_failures", "domains", "not_run_here"))
+    counts = [
+        f"{failures} known failure{'s' * (failures != 1)}" + (f" in {surface['file']}" if surface["file"] else ""),
+        f"{restrictions} restriction{'s' * (restrictions != 1)} of domains",
+        f"{others} kernel{'s' * (others != 1)} that cannot run here",
+    ]
+    return ", ".join(counts)
+
+
+def _say(console: Console, line: str) -> None:
+    console.print(line, markup=False, soft_wrap=True)
