@@ -25,6 +25,7 @@ from tridiff.harness.capture.autotune import Choose, Tuner, first
 from tridiff.harness.capture.grids import launched_grid
 from tridiff.harness.capture.launches import Launch, Specialisation
 from tridiff.harness.capture.pretending import targeting
+from tridiff.harness.capture.rewriting import before_launch
 from tridiff.harness.capture.stub import NotCompiled
 
 
@@ -105,6 +106,7 @@ def _capture_autotuner(self: Any, *args: Any, **kwargs: Any) -> Any:
 
 def _capture_function(self: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> Any:
     """Replaces `JITFunction.run`, which does not launch what is warmed up, also where it has compiled it before."""
+    before_launch(self)
     kernel = _run_function(self, *args, grid=grid, warmup=warmup, **kwargs)
     if warmup and isinstance(kernel, _CapturedKernel):
         _captures[-1].warmed(kernel)

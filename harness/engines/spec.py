@@ -10,8 +10,12 @@ from tridiff.harness.targets import table
 
 ENGINES = ("cpu",)
 """Those that run kernels, best first."""
+DECLARED_ENGINES = (*ENGINES, "gpu")
+"""Those that a Kernel may name: "gpu", the real device, cannot run anything yet."""
 COMPILER = "compiler"
 """The engine that compiles what a launcher starts, and runs nothing: `tridiff targets`."""
+READER = "reader"
+"""The engine that tells one program from another by its IR, and runs nothing: `tridiff mutate`."""
 DEFAULT_TARGET = "gfx942"
 DEFAULT_TARGETS = (DEFAULT_TARGET, "gfx950")
 """For which a fuzz run compiles, if nobody says; it executes for the first."""

@@ -150,6 +150,20 @@ def _knobs() -> dict[str, Any]:
 # Functions ------------------------------------------------------------------------------------------------------------
 
 
+def called(specialisation: Specialisation) -> list[JITFunction]:
+    """The kernel and, in the order met, the jit functions that it may call, by name or as a constant; none of Triton's own."""
+    constants = [value for value in specialisation.constants.values() if isinstance(value, JITFunction)]
+    pending: list[Any] = [specialisation.function, *constants]
+    known: dict[int, Any] = {}
+    while pending:
+        function = pending.pop(0)
+        if id(function) not in known and isinstance(function, JITFunction) and not _within_triton(function):
+            known[id(function)] = function
+            _, names = _source(function)
+            pending += [value for _, value in _named(function, names)]
+    return list(known.values())
+
+
 def _functions(kernel: JITFunction) -> str:
     """The kernel and, in the order met, all that it calls, with the values of all globals named in their sources."""
     pending, seen, parts = [kernel], {id(kernel)}, []

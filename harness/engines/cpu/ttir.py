@@ -11,7 +11,7 @@ import triton
 from triton._C.libtriton import ir
 from triton.compiler import ASTSource, CompilationError
 
-from tridiff.harness.capture import Specialisation, backend_for
+from tridiff.harness.capture import Specialisation, backend_for, is_rewritten
 from tridiff.harness.engines.cpu import (
     control,
     front,
@@ -46,6 +46,7 @@ BUILDERS = {
     **ops_math.BUILDERS,
     **control.BUILDERS,
 }
+_PLACE = re.compile(r" loc\((?:[^()]|\((?:[^()]|\([^()]*\))*\))*\)|^#loc\d* = .*$", re.MULTILINE)
 _MARK = re.compile(r"\{tridiff(?:, )?(.*\} : \(\) -> \(\))")
 SUPPORTED = "3.6 to 3.9"
 """The versions of Triton that the tests run with."""
@@ -63,7 +64,7 @@ def compiled(specialisation: Specialisation) -> Function:
     """
     memo = specialisation.memo
     if "function" not in memo:
-        text = generic_text(specialisation)
+        text = memo.pop("text", None) or generic_text(specialisation)
         memo["function"] = _function(text, Target.of(specialisation.target, text))
     function: Function = memo["function"]
     return function
@@ -84,7 +85,14 @@ def generic_text(specialisation: Specialisation, *, shared: bool = False) -> str
     A kernel that Triton refuses is not remembered: it is asked again each time. `shared`: what the front end makes is looked
     for among that of other targets, and kept for them; it takes a third longer where none of it is there.
     """
+    if is_rewritten():  # a mutant, seldom met again: of those there are thousands
+        return built_text(specialisation, shared=shared)
     return cached(lambda: key_of(specialisation), lambda: built_text(specialisation, shared=shared))
+
+
+def without_places(text: str) -> str:
+    """IR without its locations: two texts that are equal then are the same program."""
+    return _PLACE.sub("", text)
 
 
 def built_text(specialisation: Specialisation, *, shared: bool = False) -> str:
