@@ -25,7 +25,11 @@ def run(*kernels: str, **changed: Any) -> dict[str, Any]:
         "verdicts": [],
         "kernels": [{"op": "scale", "kernel": kernel, "plugins": []} for kernel in kernels or ("scale",)],
         "models": [],
+        "domains": {},
+        "unrunnable": [],
         "plugins": [],
+        "plugin_notes": [],
+        "waived": [],
         "budget": {"examples": 20, "seconds": None, "shrink_seconds": 60.0},
         "shard": None,
         "folder": "out/findings",
@@ -42,6 +46,13 @@ def case(outcome: str = "clean", **changed: Any) -> dict[str, Any]:
         "skipped": {"reason": "no address space"},
         "unsupported": {"reason": "the operation tt.scan", "line": "scale.py:29"},
         "infrastructure": {"reason": "died of SIGSEGV", "tail": ["last words"]},
+        "quarantined": {"entry": "00000001"},
+        "tolerated": {
+            "entry": "00000002",
+            "signature": "scale-mismatch-00000000",
+            "message": "out[0] is 2, expected 1",
+            "specialisations": ["a"],
+        },
     }
     known = {"record": "case", "seconds": 1.0, "kernel": "scale", "case": "0123456789ab", "kind": "drawn", "outcome": outcome}
     return {**known, **fields.get(outcome, {}), **changed}
@@ -51,6 +62,32 @@ def finding(known: Finding, **changed: Any) -> dict[str, Any]:
     """The record of a minimal finding, without a case file."""
     stage = {"record": "finding", "seconds": 2.0, "stage": "minimal", "examples": 3, "shrunk": True, "why": None}
     return {**stage, **finding_fields(known, None), "unwritten": "No space left on device", **changed}
+
+
+def waived(entry: str = "00000002", **changed: Any) -> dict[str, Any]:
+    """An entry of the ledger for `scale`, as the record that begins a run has it: a tolerated one."""
+    return {
+        "entry": entry,
+        "file": "known-failures.toml",
+        "number": int(entry),
+        "kernel": "scale",
+        "status": "tolerated",
+        "whole": False,
+        "scope": "mismatch where columns=3",
+        "reason": "the tail is summed twice",
+        "issue": "https://example.org/1",
+        "owner": "@kernels",
+        "expires": "2027-01-31",
+        "days": 71,
+        "untried": None,
+        **changed,
+    }
+
+
+def unexpected_pass(**changed: Any) -> dict[str, Any]:
+    """The record of a known failure that does not fail."""
+    known = {"kernel": "scale", "entry": "00000002", "case": {"rows": 1, "columns": 3}, "differing": {"columns": 3}}
+    return {"record": "unexpected_pass", "seconds": 0.5, **known, "how": "is clean", **changed}
 
 
 def death(**changed: Any) -> dict[str, Any]:

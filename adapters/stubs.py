@@ -1,0 +1,109 @@
+"""Stubs: stand-ins for the modules that kernel files of other projects ask for their platform, a logger, Triton.
+
+All of them are here. One answers just what the kernels of the adapters ask, from what the process pretends to be, and raises for
+anything else: an invented answer would test a kernel that nobody has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import torch
+import triton
+import triton.language as tl
+
+from tridiff.harness.engines.spec import UsageError
+
+if TYPE_CHECKING:
+    from tridiff.adapters.packages import Package
+
+
+class Stub(ModuleType):
+    """A stand-in for the module `name` of `package`, with `answers` by name."""
+
+    def __init__(self, name: str, package: Package, answers: Mapping[str, Any]) -> None:
+        super().__init__(name)
+        self.__dict__.update(answers, _package=package)
+
+    def __getattr__(self, name: str) -> Any:
+        raise _unknown(self.__dict__["_package"], self.__name__, name)
+
+
+class Answers:
+    """A stand-in for the object `what` of `package`, with `answers` by name."""
+
+    def __init__(self, what: str, package: Package, answers: Mapping[str, Any]) -> None:
+        self.__dict__.update(answers, _what=what, _package=package)
+
+    def __getattr__(self, name: str) -> Any:
+        raise _unknown(self.__dict__["_package"], self.__dict__["_what"], name)
+
+
+def _unknown(package: Package, what: str, name: str) -> Exception:
+    """What is raised for a question without an answer. The import system, `inspect` and `copy` ask for dunder names."""
+    if name.startswith("__"):
+        return AttributeError(name)
+    return UsageError(f"{package} asks {what} for {name}, which the adapter has no stand-in for: update tridiff")
+
+
+def is_hip() -> bool:
+    """Whether the process is, or pretends to be, one with a GPU of AMD."""
+    return torch.version.hip is not None
+
+
+def architecture() -> str:
+    """The GPU's architecture on HIP, "gfx942" say, without the features behind the colon."""
+    name: str = torch.cuda.get_device_properties(torch.cuda.current_device()).gcnArchName
+    return name.partition(":")[0]
+
+
+def vllm(package: Package) -> dict[str, Stub]:
+    """For vLLM: `vllm.platforms` and `vllm.triton_utils`."""
+    platform = {
+        "is_rocm": is_hip,
+        "is_cuda": lambda: not is_hip(),
+        "is_cuda_alike": lambda: True,
+        "fp8_dtype": _vllm_fp8_dtype,
+    }
+    stubs = {
+        "vllm.platforms": {"current_platform": Answers("vllm.platforms.current_platform", package, platform)},
+        "vllm.triton_utils": {"triton": triton, "tl": tl, "HAS_TRITON": True},
+    }
+    return {name: Stub(name, package, answers) for name, answers in stubs.items()}
+
+
+def _vllm_fp8_dtype() -> torch.dtype:
+    """What vLLM calls the platform's preferred FP8 type: fnuz on gfx94x alone (vllm/platforms/rocm.py)."""
+    return torch.float8_e4m3fnuz if is_hip() and architecture().startswith("gfx94") else torch.float8_e4m3fn
+
+
+def sglang(package: Package) -> dict[str, Stub]:
+    """For SGLang: `sglang.srt.utils`, and `sglang.srt.environ` with the defaults of the release's switches."""
+    switches = {"SGLANG_MLA_DECODE_TUNE": False, "SGLANG_FORCE_LEAN_GRID_CU_MULT": 1.0}
+    utils = {
+        "is_hip": is_hip,
+        "is_gfx95_supported": lambda: is_hip() and architecture().startswith("gfx95"),
+        "is_gfx1250_supported": lambda: is_hip() and architecture() == "gfx1250",
+        "get_device_core_count": lambda device=0: torch.cuda.get_device_properties(device).multi_processor_count,
+    }
+    envs = Answers("sglang.srt.environ.envs", package, {name: _Default(value) for name, value in switches.items()})
+    stubs: dict[str, dict[str, Any]] = {"sglang.srt.environ": {"envs": envs}, "sglang.srt.utils": utils}
+    return {name: Stub(name, package, answers) for name, answers in stubs.items()}
+
+
+class _Default:
+    """A switch that nobody set: `get()` is its default."""
+
+    def __init__(self, value: object) -> None:
+        self._value = value
+
+    def get(self) -> object:
+        """The default."""
+        return self._value
+
+
+def amd_aiter(_package: Package) -> dict[str, Stub]:
+    """For AITER: nothing. What its Triton kernels ask, they ask Triton and torch."""
+    return {}

@@ -1,0 +1,22 @@
+"""vLLM's Triton kernels, whichever release is installed or was fetched.
+
+`decode_attention`: the split-KV decode of MHA, GQA and MLA. `merge_attention_states`: the merge of two partial attentions.
+`upstream`: the package.
+"""
+
+from __future__ import annotations
+
+from tridiff.adapters.vllm import decode_attention, merge_attention_states
+from tridiff.adapters.vllm.upstream import VLLM
+from tridiff.harness.registry import Registry
+
+FAMILIES = (decode_attention, merge_attention_states)
+
+
+def register(registry: Registry) -> None:
+    """Called by tridiff. Raises `UsageError` where there is no vLLM, or one whose launchers the adapter cannot call."""
+    for family in FAMILIES:
+        family.LAUNCHER.check()
+        for kernel in family.KERNELS:
+            registry.register_kernel(kernel)
+    registry.note(VLLM.description)
