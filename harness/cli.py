@@ -1,4 +1,4 @@
-"""Commands: fuzz, targets, report, prove, repro, cases, list, doctor.
+"""Commands: fuzz, targets, report, prove, mutate, repro, cases, waived, list, doctor.
 
 Exit codes: 0 clean, 1 findings, 2 usage or environment, 3 tridiff itself or infrastructure.
 """
@@ -11,13 +11,13 @@ import signal
 import sys
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
-from tridiff.harness import config, starting
-from tridiff.harness.engines.spec import DEFAULT_TARGET, EngineSpec, UsageError
+from tridiff.harness import config, ledger, starting
+from tridiff.harness.commands.mutate import mutate
+from tridiff.harness.engines.spec import DEFAULT_TARGET, UsageError
 from tridiff.harness.options import (
     CaseFilesOption,
     CasesOption,
@@ -29,10 +29,12 @@ from tridiff.harness.options import (
     JsonOption,
     JunitOption,
     KernelOption,
+    KnownFailuresOption,
     MarkdownOption,
     MemoryOption,
     ModelOption,
     NoIsolationOption,
+    NoKnownFailuresOption,
     NoVerdictsOption,
     OpOption,
     OutOption,
@@ -49,20 +51,13 @@ from tridiff.harness.options import (
     TargetsOption,
     TimeoutOption,
 )
+from tridiff.harness.report.consoles import stderr as _stderr
+from tridiff.harness.report.consoles import stdout as _stdout
 from tridiff.harness.report.verdict import Exit, Verdict
 from tridiff.harness.targets import table
 
-if TYPE_CHECKING:
-    from tridiff.harness.api import Fault, Kernel
-    from tridiff.harness.registry import Registry
-    from tridiff.harness.runner.events import Event
-    from tridiff.harness.runner.examiner import Examiner
-    from tridiff.harness.runner.prove import Proof
-
 __all__ = ["Exit", "app", "main"]
 
-PLAIN_WIDTH = 132
-"""Columns of a table that goes to a file or a pipe."""
 _INTERRUPTED = 128 + signal.SIGINT
 
 
@@ -89,6 +84,8 @@ def fuzz(
     shard: ShardOption = None,
     model: ModelOption = None,
     case_lists: CasesOption = None,
+    known_failures: KnownFailuresOption = None,
+    no_known_failures: NoKnownFailuresOption = False,
     plugin: PluginOption = None,
     config_file: ConfigOption = None,
     out: OutOption = None,
@@ -112,38 +109,51 @@ def fuzz(
         cases=case_lists or (),
     )
     verdicts = starting.verdict_targets(plan.target, target or (), given, off=no_verdicts or no_isolation)
+    known = ledger.read(given, known_failures, off=no_known_failures)
     part = starting.shard(shard)
     plugins = starting.plugins(given, plugin)
     worker = starting.worker(plugins, plan.target, off=no_isolation)  # it loads torch while we do
     registry = starting.registry(plugins, plan.target)
     from tridiff.harness import repro
     from tridiff.harness.isolation.journal import Journal
+    from tridiff.harness.ledger import confirming
+    from tridiff.harness.ledger.binding import bound
     from tridiff.harness.preparing import recall
+    from tridiff.harness.registry import runs_here
     from tridiff.harness.report import eventfile
     from tridiff.harness.report.fuzzing import FuzzReport
     from tridiff.harness.report.outputs import Outputs
     from tridiff.harness.runner.campaign import Budget
+    from tridiff.harness.runner.covering import coverages
     from tridiff.harness.runner.session import Session
 
     spec = starting.spec(engine, plan.target, given, timeout)
-    kernels = registry.knowing(registry.select(op or [], kernel or []), model or [])
+    waivers = bound(known, registry)
+    kernels, left_out = starting.running(registry.knowing(registry.select(op or [], kernel or []), model or []), waivers)
+    unrunnable = tuple(known.name for known in registry.chosen(op or [], kernel or []) if not runs_here(known))
     folder = repro.prepare(starting.short(plan.out))
     outputs = Outputs(console=_stdout(), as_json=as_json, junit=junit, markdown=markdown)
     outputs.prepare()
     budget = Budget(examples=starting.examples(part, plan.profile.examples, len(kernels)), seconds=plan.profile.seconds)
     if part.count > 1 and not as_json:
         _say(f"shard {part} of the run with seed {plan.seed}")
+    covered = coverages(registry, kernels, plan.target)  # while the worker loads torch
     compilers = starting.compilers(plugins, verdicts, plan.target)  # nothing else can go wrong before they are watched
     with (
-        starting.judging(worker, compilers, verdicts, given, timeout, memory_limit, off=no_isolation) as examiner,
+        starting.judging(
+            worker, compilers, verdicts, given, timeout, memory_limit, off=no_isolation, waivers=waivers
+        ) as examiner,
         eventfile.fresh(starting.short(plan.out) / eventfile.NAME) as events,
         contextlib.closing(Journal(starting.short(plan.out))) as journal,
     ):
         report = FuzzReport(outputs, _stderr(), folder, events, shard=str(part) if part.count > 1 else None)
         session = Session(kernels, spec, part.seed(plan.seed), budget, report.listen, registry, tuple(model or ()))
         session.examiner, session.verdicts = examiner, verdicts
+        session.coverage, session.unrunnable = covered, unrunnable
+        session.waivers, session.left_out = waivers, left_out
         recall(plan, session, (part,), _warn, starting.short)
         journal.accompany(session)
+        confirming.accompany(session)
         return _concluded(report.run(session))
 
 
@@ -160,6 +170,8 @@ def targets(
     max_specialisations: SpecialisationsOption = None,
     seconds: SurveySecondsOption = None,
     full: FullOption = False,
+    known_failures: KnownFailuresOption = None,
+    no_known_failures: NoKnownFailuresOption = False,
     plugin: PluginOption = None,
     config_file: ConfigOption = None,
     out: CaseFilesOption = None,
@@ -179,6 +191,8 @@ def targets(
         specialisations=max_specialisations,
         seconds=seconds,
         full=full,
+        known_failures=known_failures,
+        no_known_failures=no_known_failures,
         plugins=plugin or (),
         out=out,
         seed=seed,
@@ -232,91 +246,33 @@ def prove(
     as_json: JsonOption = False,
 ) -> int:
     """Patch known defects into each kernel and show that the expected check catches every one."""
-    given = starting.settings(config_file)
-    target, plugins = target or given.target or DEFAULT_TARGET, starting.plugins(given, plugin)
-    worker = starting.worker(plugins, target, off=no_isolation)
-    registry = starting.registry(plugins, target)
-    spec = starting.spec(engine, target, given, timeout)
-    kernels = registry.select(op or [], kernel or [])
-    untried = _without_deadly(registry, kernels) if no_isolation else []
-    if not any(registry.faults.get(known.name) for known in kernels):
-        raise UsageError(f"no fault is registered for {', '.join(known.name for known in kernels)}: nothing could be proven")
-    with starting.examining(worker, given, timeout, memory_limit, off=no_isolation) as examiner:
-        proofs, interrupted = _prove(registry, kernels, spec, seed, max_examples, examiner)
-    from tridiff.harness.report import document, text
+    from tridiff.harness.commands.prove import Request
+    from tridiff.harness.commands.prove import prove as again
 
-    if as_json:
-        found = document.prove_document(proofs, spec, seed, max_examples, registry.plugins, interrupted=interrupted)
-        _stdout().print_json(json.dumps(found))
-    else:
-        _stdout().print(text.prove_table(proofs))
-        missed = [proof.fault.name for proof in proofs if not proof.caught]
-        _say(f"{len(proofs) - len(missed)} of {len(proofs)} faults caught within {max_examples} examples each")
-        if missed:
-            _say(f"missed: {', '.join(missed)}")
-        if untried:
-            _say(f"not tried, because they would end this process: {', '.join(untried)}")
-        if interrupted:
-            _say("interrupted: the faults above are those tried so far")
-    return Exit.CLEAN if not interrupted and all(proof.caught for proof in proofs) else Exit.FINDINGS
+    request = Request(
+        ops=op or (),
+        kernels=kernel or (),
+        engine=engine,
+        target=target,
+        max_examples=max_examples,
+        seed=seed,
+        plugins=plugin or (),
+        timeout=timeout,
+        memory_limit=memory_limit,
+        no_isolation=no_isolation,
+        as_json=as_json,
+    )
+    return again(request, starting.settings(config_file), _stdout(), _stderr())
 
 
-def _without_deadly(registry: Registry, kernels: list[Kernel]) -> list[str]:
-    """Drop from `registry` the faults that end the process they run in, and return their names."""
-    from tridiff.harness.api import DEADLY
-
-    names = []
-    for kernel in kernels:
-        faults = registry.faults.get(kernel.name, [])
-        names += [fault.name for fault in faults if fault.checks <= DEADLY]
-        registry.faults[kernel.name] = [fault for fault in faults if not fault.checks <= DEADLY]
-    return names
-
-
-def _prove(
-    registry: Registry, kernels: list[Any], spec: EngineSpec, seed: int, examples: int, examiner: Examiner | None
-) -> tuple[list[Proof], bool]:
-    from tridiff.harness.report.progress import progress
-    from tridiff.harness.runner.events import CaseDone
-    from tridiff.harness.runner.interruption import Interruption
-    from tridiff.harness.runner.prove import prove as prove_faults
-
-    proofs: list[Proof] = []
-    current = [""]
-    total = sum(len(registry.faults.get(kernel.name, [])) for kernel in kernels)
-
-    interruption = Interruption()
-
-    def announce(fault: Fault) -> None:
-        current[0] = fault.name
-
-    def listen(event: Event) -> None:
-        shown.update()
-        if isinstance(event, CaseDone):
-            interruption.check()
-
-    with progress(_stderr(), lambda: f"fault {len(proofs) + 1} of {total}: {current[0]}") as shown:
-        results = prove_faults(
-            kernels,
-            spec,
-            seed=seed,
-            examples=examples,
-            listener=listen,
-            announce=announce,
-            registry=registry,
-            examiner=examiner,
-        )
-        try:
-            with interruption.watching():
-                proofs.extend(results)
-        except KeyboardInterrupt:
-            return proofs, True
-    return proofs, False
+app.command()(mutate)
 
 
 @app.command()
 def repro(
     case: Annotated[Path, typer.Argument(metavar="CASE.json", help="A case file that fuzz wrote.")],
+    known_failures: KnownFailuresOption = None,
+    no_known_failures: NoKnownFailuresOption = False,
     plugin: PluginOption = None,
     config_file: ConfigOption = None,
     timeout: TimeoutOption = None,
@@ -326,7 +282,9 @@ def repro(
     """Run the case of a finding again. Exit 1 if it still fails, 0 if it does not."""
     from tridiff.harness.commands.repro import repro as again
 
-    return _concluded(again(case, plugin, starting.settings(config_file), timeout, memory_limit, _stdout(), off=no_isolation))
+    given = starting.settings(config_file)
+    known = ledger.read(given, known_failures, off=no_known_failures)
+    return _concluded(again(case, plugin, given, timeout, memory_limit, _stdout(), known, off=no_isolation))
 
 
 @app.command()
@@ -365,18 +323,41 @@ def _write(path: Path, content: str) -> None:
         raise UsageError(f"--out {path}: cannot be written: {error.strerror}; choose another file") from error
 
 
+@app.command()
+def waived(
+    known_failures: KnownFailuresOption = None,
+    plugin: PluginOption = None,
+    config_file: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> int:
+    """Show all that is waived: known failures, kernels that cannot run here, what kernels do not support."""
+    from tridiff.harness.commands.waived import waived as listing
+
+    given = starting.settings(config_file)
+    known = ledger.read(given, known_failures)
+    listing(known, starting.registry(starting.plugins(given, plugin)), _stdout(), as_json=as_json)
+    return Exit.CLEAN
+
+
 @app.command("list")
-def list_(plugin: PluginOption = None, config_file: ConfigOption = None, as_json: JsonOption = False) -> int:
-    """Show ops, kernels, engines and faults."""
+def list_(
+    kernel: KernelOption = None, plugin: PluginOption = None, config_file: ConfigOption = None, as_json: JsonOption = False
+) -> int:
+    """Show ops, kernels and their domains, engines and faults."""
     registry = starting.registry(starting.plugins(starting.settings(config_file), plugin))
     from tridiff.harness.report import document, text
     from tridiff.harness.report.run_text import WIDE
+    from tridiff.harness.runner.covering import coverages
 
+    kernels = registry.chosen([], kernel or [])
+    covered = coverages(registry, kernels, DEFAULT_TARGET)
     if as_json:
-        _stdout().print_json(json.dumps(document.list_document(registry)))
+        _stdout().print_json(json.dumps(document.list_document(registry, kernels, covered)))
     else:
         console = _stdout()
-        console.print(text.list_table(registry, wide=console.width >= WIDE))
+        console.print(text.list_table(registry, kernels, covered, wide=console.width >= WIDE))
+        for line in text.domains_text(kernels if kernel else [], covered):
+            _say(line)
         for line in text.models_text(registry):
             _say(line)
     return Exit.CLEAN
@@ -402,16 +383,6 @@ def doctor(as_json: JsonOption = False) -> int:
     if not as_json:
         _say("fuzzing is possible here: tridiff fuzz")
     return Exit.CLEAN
-
-
-def _stdout() -> Console:
-    """Standard output; as wide as the terminal, or wide enough for the tables where it is none."""
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=max(PLAIN_WIDTH, console.width))
-
-
-def _stderr() -> Console:
-    return Console(stderr=True, highlight=False)
 
 
 def _say(line: str) -> None:
@@ -442,7 +413,7 @@ def _run(arguments: list[str]) -> int:
         if isinstance(error, SystemExit):
             raise
         return _failed(error)
-    return int(code) if isinstance(code, int) else Exit.CLEAN
+    return _concluded(code) if isinstance(code, Verdict) else int(code) if isinstance(code, int) else Exit.CLEAN
 
 
 def _command(arguments: list[str]) -> Any:

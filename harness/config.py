@@ -9,6 +9,7 @@ import importlib
 import importlib.util
 import os
 import re
+from pathlib import Path
 from typing import Any
 
 from tridiff.harness.engines.spec import UsageError
@@ -27,6 +28,12 @@ def one_blas_thread() -> None:
 def caches_ir() -> bool:
     """Whether the IR of compiled kernels is kept on disk: yes, unless TRIDIFF_CACHE=0."""
     return os.environ.get("TRIDIFF_CACHE", "1") != "0"
+
+
+def upstream() -> tuple[Path, bool]:
+    """The folder of fetched packages, and whether TRIDIFF_UPSTREAM names it; else it is `.upstream` in the current one."""
+    named = os.environ.get("TRIDIFF_UPSTREAM")
+    return Path(named or ".upstream").absolute(), bool(named)
 
 
 def github_token() -> str | None:

@@ -12,15 +12,20 @@ from tridiff.harness.engines.spec import DEFAULT_TARGET, DEFAULT_TARGETS
 from tridiff.harness.settings import PROFILES
 
 
-def _finite(value: float | None) -> float | None:
+def finite(value: float | None) -> float | None:
     """Refuse what is no number, and infinity: both are above any minimum to the command-line library, or below none."""
     if value is not None and not math.isfinite(value):
         raise typer.BadParameter(f"{value} is not a finite number.")
     return value
 
 
-OpOption = Annotated[list[str] | None, typer.Option("--op", metavar="NAME", help="Only kernels of this op; repeatable.")]
-KernelOption = Annotated[list[str] | None, typer.Option("--kernel", metavar="NAME", help="Only this kernel; repeatable.")]
+OpOption = Annotated[
+    list[str] | None, typer.Option("--op", metavar="NAME", help="Only kernels of this op; repeatable; may be a pattern.")
+]
+KernelOption = Annotated[
+    list[str] | None,
+    typer.Option("--kernel", metavar="NAME", help="Only this kernel, or those that match, 'vllm_*'; repeatable."),
+]
 EngineOption = Annotated[str | None, typer.Option("--engine", metavar="NAME", help="How kernels are executed [default: cpu].")]
 TargetOption = Annotated[
     str | None, typer.Option("--target", metavar="ARCH", help=f"GPU architecture to compile for [default: {DEFAULT_TARGET}].")
@@ -53,9 +58,7 @@ ExamplesOption = Annotated[
 ]
 SecondsOption = Annotated[
     float | None,
-    typer.Option(
-        "--seconds", metavar="S", min=1.0, callback=_finite, help="Time to spend [default: the profile's, 120 for dev]."
-    ),
+    typer.Option("--seconds", metavar="S", min=1.0, callback=finite, help="Time to spend [default: the profile's, 120 for dev]."),
 ]
 SpecialisationsOption = Annotated[
     int | None,
@@ -68,7 +71,7 @@ SpecialisationsOption = Annotated[
 ]
 SurveySecondsOption = Annotated[
     float | None,
-    typer.Option("--seconds", metavar="S", min=1.0, callback=_finite, help="Time for all targets, instead of a number."),
+    typer.Option("--seconds", metavar="S", min=1.0, callback=finite, help="Time for all targets, instead of a number."),
 ]
 FullOption = Annotated[
     bool, typer.Option("--full", help="Compile to machine code: aborts, compile times, registers, spills. Slower by far.")
@@ -85,7 +88,7 @@ NoIsolationOption = Annotated[
 ]
 TimeoutOption = Annotated[
     float | None,
-    typer.Option("--timeout", metavar="S", min=1.0, callback=_finite, help="Seconds that one case may take [default: 60]."),
+    typer.Option("--timeout", metavar="S", min=1.0, callback=finite, help="Seconds that one case may take [default: 60]."),
 ]
 CompileTimeoutOption = Annotated[
     float | None,
@@ -93,7 +96,7 @@ CompileTimeoutOption = Annotated[
         "--timeout",
         metavar="S",
         min=1.0,
-        callback=_finite,
+        callback=finite,
         help="Seconds that one case may take to compile [default: 60]; with --full, one specialisation [default: 120].",
     ),
 ]
@@ -103,7 +106,7 @@ MemoryOption = Annotated[
         "--memory-limit",
         metavar="GIB",
         min=0.5,
-        callback=_finite,
+        callback=finite,
         help="GiB for the process that runs a case [default: 8, or half of the machine's where that is less].",
     ),
 ]
@@ -135,4 +138,11 @@ ProfileOption = Annotated[
 CasesOption = Annotated[
     list[Path] | None,
     typer.Option("--cases", metavar="PATH", help="Run these first: a list of cases, or a folder of them; repeatable."),
+]
+KnownFailuresOption = Annotated[
+    Path | None,
+    typer.Option("--known-failures", metavar="FILE", help="Ledger of known failures [default: the nearest known-failures.toml]."),
+]
+NoKnownFailuresOption = Annotated[
+    bool, typer.Option("--no-known-failures", help="Waive nothing: known failures are findings, and everything runs.")
 ]

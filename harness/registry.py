@@ -7,6 +7,7 @@ know no harness.
 
 from __future__ import annotations
 
+import fnmatch
 import importlib
 import pkgutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -20,7 +21,8 @@ from tridiff.harness.api import Fault, Kernel, Op, Patch, Reference, Verdict
 from tridiff.harness.blame import BUILT_IN, described
 from tridiff.harness.capture import targeting
 from tridiff.harness.declarations import check_fault, check_kernel, check_op, kernel_module, verdict_of
-from tridiff.harness.engines.spec import DEFAULT_TARGET, UsageError, nearest
+from tridiff.harness.engines.spec import DEFAULT_TARGET, ENGINES, UsageError, nearest
+from tridiff.harness.restrictions import check_domain, check_written
 
 
 @dataclass
@@ -29,6 +31,7 @@ class Registry:
 
     `plugins`: what `tridiff.harness.plugins.load` was given to make it, so that another process can make it again.
     `target`: what modules of kernels are told that ask Triton for the current device while they are imported.
+    `notes`: what plug-ins say of themselves, one line each, with the source of each.
     """
 
     ops: dict[str, Op] = field(default_factory=dict)
@@ -37,6 +40,7 @@ class Registry:
     faults: dict[str, list[Fault]] = field(default_factory=dict)
     plugins: tuple[str, ...] = ()
     target: str = DEFAULT_TARGET
+    notes: dict[str, str | None] = field(default_factory=dict)
     _sources: dict[tuple[str, ...], str | None] = field(default_factory=dict)
     _source: str | None = None
 
@@ -50,7 +54,7 @@ class Registry:
         self._sources["op", op.name] = self._source
 
     def register_kernel(self, kernel: Kernel) -> None:
-        """Add an implementation of a registered Op, and import its module.
+        """Add an implementation of a registered Op, and import its module, unless it runs on engines alone that are not here.
 
         Raises `UsageError` when the name is taken, the Op unknown, or the module or a function in it does not exist.
         """
@@ -60,7 +64,10 @@ class Registry:
             raise UsageError(f"a kernel named {kernel.name!r} is registered already{by}: choose another name")
         if kernel.op not in self.ops:
             raise UsageError(f"kernel {kernel.name!r} implements the unknown op {kernel.op!r}{nearest(kernel.op, self.ops)}")
-        self._import(kernel)
+        check_domain(kernel, self.ops[kernel.op])
+        check_written(kernel, self.ops[kernel.op])
+        if runs_here(kernel):  # what needs a GPU may need one to be imported, too
+            self._import(kernel)
         self.kernels[kernel.name] = kernel
         self._sources["kernel", kernel.name] = self._source
 
@@ -85,6 +92,10 @@ class Registry:
             raise UsageError(f"kernel {fault.kernel!r} has a fault named {fault.name!r} already{by}: choose another name")
         known.append(fault)
         self._sources["fault", fault.kernel, fault.name] = self._source
+
+    def note(self, line: str) -> None:
+        """Have every run that loads the plug-in say `line` once: which release of a package it found, say."""
+        self.notes[line] = self._source
 
     @contextmanager
     def source(self, name: str) -> Iterator[None]:
@@ -119,6 +130,7 @@ class Registry:
             faults={name: list(faults) for name, faults in self.faults.items()},
             plugins=tuple(plugins),
             target=target,
+            notes=dict(self.notes),
             _sources=dict(self._sources),
         )
 
@@ -143,9 +155,24 @@ class Registry:
         return found
 
     def select(self, ops: Iterable[str], kernels: Iterable[str]) -> list[Kernel]:
-        """The Kernels named, or those of the Ops named, or all; in order of registration."""
-        wanted_ops = {self.op(name).name for name in ops}
-        wanted = {self.kernel(name).name for name in kernels}
+        """The Kernels named, or those of the Ops named, or all; in order of registration. A name may be a pattern, 'vllm_*'.
+
+        Only those that an engine here can run. Raises `UsageError` where one that needs another was named, or none is left.
+        """
+        kernels = tuple(kernels)
+        chosen = self.chosen(ops, kernels)
+        for kernel in chosen:
+            if kernel.name in kernels and not runs_here(kernel):
+                raise UsageError(f"kernel {kernel.name!r} {needs(kernel)}: choose others")
+        left = [kernel for kernel in chosen if runs_here(kernel)]
+        if not left:
+            raise UsageError(f"no kernel is left: {', '.join(kernel.name for kernel in chosen)} {needs(chosen[0])}")
+        return left
+
+    def chosen(self, ops: Iterable[str], kernels: Iterable[str]) -> list[Kernel]:
+        """As `select`, with those as well that no engine here can run."""
+        wanted_ops = {name for given in ops for name in _matching(self.ops, "op", given)}
+        wanted = {name for given in kernels for name in _matching(self.kernels, "kernel", given)}
         chosen = [
             kernel
             for kernel in self.kernels.values()
@@ -173,10 +200,30 @@ class Registry:
         return verdict_of(op, self.references[op](inputs, rounding), inputs)
 
 
+def runs_here(kernel: Kernel) -> bool:
+    """Whether an engine that this tridiff has can run `kernel`."""
+    return not set(kernel.engines).isdisjoint(ENGINES)
+
+
+def needs(kernel: Kernel) -> str:
+    """What a kernel needs that no engine here can run, as the end of a sentence."""
+    return f"needs engine {' or '.join(kernel.engines)}, a real GPU, and that engine is not available yet"
+
+
 def _known(table: Mapping[str, Any], what: str, name: str) -> Any:
     if name not in table:
         raise UsageError(f"unknown {what} {name!r}{nearest(name, table)}; known: {', '.join(table) or 'none'}")
     return table[name]
+
+
+def _matching(table: Mapping[str, Any], what: str, given: str) -> list[str]:
+    """The names in `table` that `given` means: itself, or those that it matches as a shell would."""
+    if not set(given) & set("*?["):
+        return [_known(table, what, given).name]
+    found = fnmatch.filter(table, given)
+    if not found:
+        raise UsageError(f"no {what} matches {given!r}; known: {', '.join(table) or 'none'}")
+    return found
 
 
 def register_family(registry: Registry, name: str, package: str = "tridiff") -> None:

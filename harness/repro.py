@@ -13,12 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tridiff.harness.api import CHECKS, SCHEMA, CaseError, Finding, Kernel, from_json, to_json
+from tridiff.harness.api import CHECKS, OF_MACHINE_CODE, SCHEMA, CaseError, Finding, Kernel, from_json, to_json
 from tridiff.harness.engines.spec import COMPILER, EngineSpec, UsageError, check_engine, check_target
-from tridiff.harness.registry import Registry, builtin
+from tridiff.harness.registry import Registry, builtin, needs, runs_here
 from tridiff.harness.runner.examine import KernelRef
 
-_OF_MACHINE_CODE = {"codegen", "compile_time"}
 _FIELDS = {"schema", "op", "kernel", "engine", "target", "check", "message", "case"}
 
 
@@ -102,6 +101,8 @@ def _interpret(data: dict[str, Any], known: Registry) -> Repro:
     op = known.op(data["op"])
     if kernel.op != op.name:
         raise UsageError(f"kernel {kernel.name!r} implements {kernel.op!r}, not {op.name!r}")
+    if not runs_here(kernel):
+        raise UsageError(f"kernel {kernel.name!r} {needs(kernel)}")
     spec = _spec(data["engine"], check_target(data["target"]), data["check"])
     case = from_json(op.case, data["case"])
     return Repro(ref=KernelRef(kernel=kernel.name, plugins=known.plugins), spec=spec, check=data["check"], case=case)
@@ -110,7 +111,7 @@ def _interpret(data: dict[str, Any], known: Registry) -> Repro:
 def _spec(engine: str, target: str, check: str) -> EngineSpec:
     """How the Case is run; of the compiler's checks some need machine code."""
     if engine == COMPILER:
-        return EngineSpec(name=COMPILER, target=target, full=check in _OF_MACHINE_CODE)
+        return EngineSpec(name=COMPILER, target=target, full=check in OF_MACHINE_CODE)
     return EngineSpec(name=check_engine(engine), target=target)
 
 

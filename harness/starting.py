@@ -29,8 +29,10 @@ from tridiff.harness.engines.spec import (
 from tridiff.harness.targets import table
 
 if TYPE_CHECKING:
+    from tridiff.harness.api import Kernel
     from tridiff.harness.isolation.isolated import Limits
     from tridiff.harness.isolation.process import Worker
+    from tridiff.harness.ledger.waivers import Waivers
     from tridiff.harness.registry import Registry
     from tridiff.harness.runner.examiner import Examiner
     from tridiff.harness.runner.shards import Shard
@@ -62,6 +64,15 @@ def short(path: Path) -> Path:
     """`path` as it is shown and kept in commands: relative to the current folder where it lies below."""
     here = Path.cwd()
     return path.relative_to(here) if path.is_relative_to(here) else path
+
+
+def running(kernels: list[Kernel], known: Waivers) -> tuple[list[Kernel], list[Kernel]]:
+    """The kernels to run, and those that the ledger keeps from running. Raises `UsageError` where none is left."""
+    kept, left_out = known.split(kernels)
+    if not kept:
+        names = ", ".join(kernel.name for kernel in left_out)
+        raise UsageError(f"quarantined, so there is nothing to run: {names}; with --no-known-failures they run all the same")
+    return kept, left_out
 
 
 def worker(named: list[str], target: str, *, off: bool) -> Worker | None:
@@ -136,6 +147,7 @@ def judging(
     memory_limit: float | None,
     *,
     off: bool,
+    waivers: Waivers | None = None,
 ) -> Iterator[Examiner | None]:
     """`examining`; and what is clean is compiled for `verdicts`, in `compilers` or where it ran."""
     with contextlib.ExitStack() as stack:
@@ -147,9 +159,10 @@ def judging(
             target: stack.enter_context(examining(started, given, timeout, memory_limit, off=False))
             for target, started in compilers.items()
         }
+        from tridiff.harness.ledger.waivers import NONE
         from tridiff.harness.runner.judging import Judging
 
-        yield Judging(engine, {target: others.get(target) or engine for target in verdicts})
+        yield Judging(engine, {target: others.get(target) or engine for target in verdicts}, waivers or NONE)
 
 
 def spec(engine: str | None, target: str, given: Settings, timeout: float | None) -> EngineSpec:

@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 if TYPE_CHECKING:
-    from tridiff.harness.api import Finding, Kernel, Outcome
+    from tridiff.harness.api import Finding, Judged, Kernel
     from tridiff.harness.registry import Registry
     from tridiff.harness.runner.events import Event
 
@@ -60,9 +60,15 @@ class Shard:
     findings: list[Finding] = field(default_factory=list)
     done: int = 0
 
-    def add(self, case: Any, outcome: Outcome, fields: Sequence[str]) -> None:
+    def add(self, case: Any, outcome: Judged, fields: Sequence[str]) -> None:
         """Count one drawn case."""
-        from tridiff.harness.api import Clean, Found  # noqa: PLC0415 - imports torch, which only the workers need early
+        from tridiff.harness.api import (  # noqa: PLC0415 - imports torch, which only the workers need early
+            Clean,
+            Found,
+            Infrastructure,
+            Skipped,
+            Unsupported,
+        )
 
         self.done += 1
         match outcome:
@@ -71,7 +77,7 @@ class Shard:
                 self.samples.append(Sample(key=key, ratio=outcome.ratio, conclusive=outcome.conclusive))
             case Found():
                 self.failing += 1
-            case _:
+            case Skipped() | Unsupported() | Infrastructure():
                 self.unjudged[outcome.reason] += 1
 
 

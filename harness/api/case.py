@@ -59,6 +59,13 @@ def from_json(case_type: type[CaseT], data: object) -> CaseT:
     return case_type(**{name: _typed(name, value, hints[name]) for name, value in data.items()})
 
 
+def field_from_json(case_type: type[Any], name: str, value: object) -> Any:
+    """The value of one field of a `case_type` from its JSON form, as strictly as `from_json`. Raises `CaseError`."""
+    hints = _hints(typing.cast(Any, case_type))
+    require(name in hints, f"unknown field {name!r}: {case_type.__name__} has {', '.join(hints)}")
+    return _typed(name, value, hints[name])
+
+
 @lru_cache(maxsize=64)
 def _hints(case_type: type[Any]) -> Mapping[str, Any]:
     """The types of its fields; to look them up takes a millisecond or two, and every drawn Case goes through here."""

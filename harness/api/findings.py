@@ -32,6 +32,9 @@ CHECKS = {
 COMPILER = frozenset({"compile", "codegen", "resources", "fp8_semantics", "compile_time"})
 """Checks of the engine `compiler`, which compiles launches for a target and runs nothing."""
 
+OF_MACHINE_CODE = frozenset({"codegen", "compile_time"})
+"""Those of them that need compiling all the way to machine code."""
+
 DEADLY = frozenset({"crash", "memory"})
 """Checks that only a process can fire which watches another one: without worker processes they are not to be had."""
 
@@ -113,16 +116,31 @@ class Compiled:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Program:
+    """What one specialisation is compiled to.
+
+    `name`: the specialisation's. `digest`: of its IR without locations; two programs of one digest are the same. "" where
+    Triton refuses it, for the reason `refused`. `functions`: the jit functions that it consists of, MODULE:NAME each.
+    """
+
+    name: str
+    digest: str
+    refused: str = ""
+    functions: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Clean:
     """No check fired. `ratio`: the largest |output - reference| / bound. `conclusive`: see `Verdict`.
 
-    `compiled`: what the engine `compiler` learnt; then nothing ran, and `ratio` is 0.
+    `compiled`: what the engine `compiler` learnt, `programs`: what the engine `reader` did; then nothing ran, and `ratio` is 0.
     """
 
     ratio: float
     conclusive: bool = True
     specialisations: tuple[str, ...] = ()
     compiled: tuple[Compiled, ...] = ()
+    programs: tuple[Program, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,3 +182,25 @@ class Infrastructure:
 
 
 Outcome = Clean | Found | Skipped | Unsupported | Infrastructure
+"""What examining a Case gives."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quarantined:
+    """The Case was not run: the ledger of known failures keeps it away from the Kernel. `entry`: the key of its entry there."""
+
+    entry: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tolerated:
+    """What would be `Found`, had the ledger of known failures no `entry` (a key) that forgives it. No Finding of the run."""
+
+    entry: str
+    finding: Finding
+    specialisations: tuple[str, ...] = ()
+    compiled: tuple[Compiled, ...] = ()
+
+
+Judged = Outcome | Quarantined | Tolerated
+"""What a run makes of a Case: its Outcome, or what the ledger of known failures says instead."""

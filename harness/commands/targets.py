@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from tridiff.harness import starting
+from tridiff.harness import ledger, starting
 from tridiff.harness.engines.spec import TARGETS, UsageError, check_target
 from tridiff.harness.settings import Settings
 from tridiff.harness.settings.model import OUT
@@ -34,6 +34,8 @@ class Request:
     specialisations: int | None = None
     seconds: float | None = None
     full: bool = False
+    known_failures: Path | None = None
+    no_known_failures: bool = False
     plugins: Sequence[str] = ()
     out: Path | None = None
     seed: int = 0
@@ -47,15 +49,20 @@ def targets(request: Request, given: Settings, out: Console, err: Console) -> Ve
     if request.specialisations is not None and request.seconds is not None:
         raise UsageError("--max-specialisations and --seconds: give one budget, not both")
     wanted = tuple(dict.fromkeys(map(check_target, request.targets or TARGETS)))
+    known = ledger.read(given, request.known_failures, off=request.no_known_failures)
     plugins = starting.plugins(given, list(request.plugins))
     workers = _Workers(plugins, wanted)  # they load torch while we do
     registry = starting.registry(plugins, wanted[0])
     from tridiff.harness import repro
+    from tridiff.harness.ledger.binding import bound
     from tridiff.harness.preparing import compiling
+    from tridiff.harness.registry import runs_here
     from tridiff.harness.report.targets import TargetsReport
     from tridiff.harness.runner.surveying import Survey
 
-    kernels = registry.select(request.ops, request.kernels)
+    waivers = bound(known, registry)
+    kernels, left_out = starting.running(registry.select(request.ops, request.kernels), waivers)
+    unrunnable = [known.name for known in registry.chosen(request.ops, request.kernels) if not runs_here(known)]
     folder = repro.prepare(starting.short(request.out or given.out or OUT))
     limits, most_seconds = compiling(given, request.timeout, request.memory_limit, full=request.full)
     report = TargetsReport(out, err, folder, as_json=request.as_json)
@@ -70,6 +77,9 @@ def targets(request: Request, given: Settings, out: Console, err: Console) -> Ve
         full=request.full,
         max_seconds=most_seconds,
         threads=starting.cores(),
+        waivers=waivers,
+        left_out=left_out,
+        unrunnable=tuple(unrunnable),
     )
     return report.run(survey)
 

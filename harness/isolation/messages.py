@@ -6,7 +6,20 @@ import dataclasses
 from collections.abc import Iterable
 from typing import Any
 
-from tridiff.harness.api import Clean, Compiled, Finding, Found, Infrastructure, Outcome, Skipped, Unsupported, from_json, to_json
+from tridiff.harness.api import (
+    Clean,
+    Compiled,
+    Finding,
+    Found,
+    Infrastructure,
+    Outcome,
+    Program,
+    Skipped,
+    Unsupported,
+    from_json,
+    to_json,
+)
+from tridiff.harness.capture.rewriting import Rewrite
 from tridiff.harness.engines.spec import EngineSpec
 from tridiff.harness.registry import Registry
 from tridiff.harness.runner.examine import KernelRef
@@ -22,7 +35,19 @@ def request(ref: KernelRef, spec: EngineSpec, case: Any) -> dict[str, Any]:
         "plugins": list(ref.plugins),
         "spec": vars(spec),
         "case": to_json(case),
+        **({} if ref.rewrite is None else {"rewrite": dataclasses.asdict(ref.rewrite)}),
     }
+
+
+def ref_of(data: dict[str, Any]) -> KernelRef:
+    """The kernel of a request."""
+    rewrite = data.get("rewrite")
+    return KernelRef(
+        kernel=data["kernel"],
+        fault=data["fault"],
+        plugins=tuple(data["plugins"]),
+        rewrite=None if rewrite is None else Rewrite(**_frozen(rewrite)),
+    )
 
 
 def case_of(known: Registry, ref: KernelRef, data: Any) -> Any:
@@ -53,6 +78,8 @@ def decoded(answer: dict[str, Any], case: Any) -> Outcome:
     fields = dict(answer)
     if "compiled" in fields:
         fields["compiled"] = _compiled(fields["compiled"])
+    if "programs" in fields:
+        fields["programs"] = tuple(Program(**_frozen(entry)) for entry in fields["programs"])
     outcome: Outcome = _KINDS[fields.pop("outcome")](**_frozen(fields))
     return outcome
 

@@ -93,10 +93,10 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
     from tridiff.harness.engines.spec import EngineSpec, UsageError  # noqa: PLC0415 - loaded by now
     from tridiff.harness.isolation import messages  # noqa: PLC0415 - likewise
     from tridiff.harness.plugins import loaded  # noqa: PLC0415 - likewise
-    from tridiff.harness.runner.examine import KernelRef, examine  # noqa: PLC0415 - likewise
+    from tridiff.harness.runner.examine import examine  # noqa: PLC0415 - likewise
 
     try:
-        ref = KernelRef(kernel=request["kernel"], fault=request["fault"], plugins=tuple(request["plugins"]))
+        ref = messages.ref_of(request)
         spec = EngineSpec(**request["spec"])
         known: Registry = loaded(ref.plugins, spec.target)
         case = messages.case_of(known, ref, request["case"])

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from tridiff.harness.api import CHECKS, SCHEMA, to_json
+from tridiff.harness.api import CHECKS, SCHEMA, Kernel, to_json
+from tridiff.harness.domains import Coverage
 from tridiff.harness.engines.spec import EngineSpec
 from tridiff.harness.registry import Registry
+from tridiff.harness.report.domain_text import domain_document
 from tridiff.harness.runner.prove import Proof
 
 
@@ -39,23 +41,25 @@ def prove_document(
     }
 
 
-def list_document(registry: Registry) -> dict[str, Any]:
-    """Ops, Kernels with their Faults and where they come from, and checks; `plugins` as they were given."""
+def list_document(registry: Registry, kernels: Iterable[Kernel], coverage: Mapping[str, Coverage]) -> dict[str, Any]:
+    """Ops, the `kernels` with their Faults and where they come from, and checks; `plugins` as they were given."""
     return {
         "schema": SCHEMA,
         "plugins": list(registry.plugins),
         "ops": list(registry.ops),
+        "facets": {op.name: {name: facet.description for name, facet in op.facets.items()} for op in registry.ops.values()},
         "models": {op.name: {name: list(variants) for name, variants in op.models.items()} for op in registry.ops.values()},
         "kernels": [
             {
                 "name": kernel.name,
                 "op": kernel.op,
                 "engines": list(kernel.engines),
+                "domain": domain_document(kernel, coverage.get(kernel.name)),
                 "module": kernel.module,
                 "from": registry.source_of("kernel", kernel.name),
                 "faults": [fault.name for fault in registry.faults.get(kernel.name, [])],
             }
-            for kernel in registry.kernels.values()
+            for kernel in kernels
         ],
         "checks": CHECKS,
     }

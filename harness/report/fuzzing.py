@@ -12,7 +12,7 @@ from tridiff.harness.report.eventfile import EventFile
 from tridiff.harness.report.outputs import Outputs
 from tridiff.harness.report.progress import Progress, progress
 from tridiff.harness.report.recording import Recording
-from tridiff.harness.report.run_text import headline
+from tridiff.harness.report.run_text import headline, plugin_notes
 from tridiff.harness.report.summary import Counts
 from tridiff.harness.report.verdict import Verdict, verdict, without_output
 from tridiff.harness.runner.events import Event, FindingMinimal, FindingSeen
@@ -41,7 +41,9 @@ class FuzzReport:
         """Run `session`, then show the outcome; what was found is shown also when tridiff itself fails."""
         self._recording = Recording(session, self._events, folder=self._folder, shard=self._shard)
         if not self._outputs.as_json:
-            self._outputs.console.print(headline([self._recording.summary]), markup=False, soft_wrap=True)
+            runs = [self._recording.summary]
+            for line in (headline(runs), *plugin_notes(runs)):
+                self._outputs.console.print(line, markup=False, soft_wrap=True)
         try:
             with self._recording, progress(self._err, self._line) as self._progress:
                 session.run()

@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from tridiff.harness.report import waived
+from tridiff.harness.report.records import Record
 from tridiff.harness.report.run_text import described, notes, plural, printable, reasons_text, size
 from tridiff.harness.report.summary import Counts, Summary
 from tridiff.harness.report.verdict import KILLED
@@ -39,7 +41,17 @@ def _suite(run: Summary) -> TestSuite:
     for name, value in flattened(run.run["environment"]):
         suite.add_property(f"environment.{name}", legal(value))
     suite.add_testcases([_case(run, counts) for counts in run.kernels.values()])
+    suite.add_testcases([_left_out(entry) for entry in run.run["waived"] if entry["whole"]])
     return suite
+
+
+def _left_out(entry: Record) -> TestCase:
+    """A kernel that is quarantined as a whole: skipped, and said why."""
+    from junitparser import Skipped, TestCase  # noqa: PLC0415 - likewise
+
+    case = TestCase(entry["kernel"], classname=SUITE, time=0.0)
+    case.result = [Skipped(legal(f"quarantined: {waived.why(entry)} ({waived.by_whom(entry)})"))]
+    return case
 
 
 def flattened(value: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -64,7 +76,8 @@ def _case(run: Summary, counts: Counts) -> TestCase:
 def _said(run: Summary, counts: Counts) -> list[str]:
     """The lines of the terminal that are about this kernel."""
     start = f"{counts.kernel}: "
-    return [*reasons_text({counts.kernel: counts.reasons}), *(line for line in notes([run]) if line.startswith(start))]
+    known = (*waived.pass_lines([run]), *waived.tolerated_lines([run]), *waived.quarantine_lines([run]))
+    return [*reasons_text({counts.kernel: counts.reasons}), *(line for line in (*known, *notes([run])) if line.startswith(start))]
 
 
 def _results(run: Summary, counts: Counts) -> Iterator[FinalResult]:
@@ -76,6 +89,9 @@ def _results(run: Summary, counts: Counts) -> Iterator[FinalResult]:
             failure = Failure(legal(f"{record['repro']['check']}: {record['repro']['message']}"), signature)
             failure.text = legal(_finding_text(run, signature))
             yield failure
+    for record in run.passes.values():
+        if record["kernel"] == counts.kernel:
+            yield Failure(legal(f"unexpected pass: the case {record['how']}: {waived.PASSED}"), f"known-{record['entry']}")
     for reason, deaths in counts.infrastructure.items():
         error = Error(legal(f"{plural(deaths.cases)} ended in infrastructure failures: {reason}"), "infrastructure")
         error.text = legal("\n".join(deaths.tail))

@@ -6,8 +6,19 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from tridiff.harness.report import waived
 from tridiff.harness.report.records import Record
-from tridiff.harness.report.run_text import closing, described, headline, notes, plural, printable, reasons_text, size
+from tridiff.harness.report.run_text import (
+    closing,
+    described,
+    headline,
+    notes,
+    plugin_notes,
+    plural,
+    printable,
+    reasons_text,
+    size,
+)
 from tridiff.harness.report.summary import Summary, findings_of, kernels_of
 from tridiff.harness.report.verdict import Exit, verdict_of
 
@@ -19,7 +30,15 @@ _STATES = {Exit.CLEAN: "passed", Exit.FINDINGS: "failed", Exit.USAGE: "proves no
 
 def markdown(runs: Sequence[Summary]) -> str:
     """The text, with a newline at its end."""
-    lines = [f"## tridiff: {_STATES[verdict_of(runs).code]}", "", _escaped(headline(runs)), "", *_table(runs), ""]
+    lines = [
+        f"## tridiff: {_STATES[verdict_of(runs).code]}",
+        "",
+        _escaped(headline(runs)),
+        *map(_escaped, plugin_notes(runs)),
+        "",
+        *_table(runs),
+        "",
+    ]
     lines += [_escaped(line) + "  " for line in (*_remarks(runs), closing(runs))]
     complaint = verdict_of(runs).complaint
     if complaint is not None:
@@ -30,7 +49,8 @@ def markdown(runs: Sequence[Summary]) -> str:
 
 def _remarks(runs: Sequence[Summary]) -> list[str]:
     reasons = {name: counts.reasons for name, counts in kernels_of(runs).items()}
-    return [_cut(line) for line in (*reasons_text(reasons)[:MOST_FINDINGS], *notes(runs))]
+    known = (*waived.pass_lines(runs), *waived.tolerated_lines(runs), *waived.quarantine_lines(runs))
+    return [_cut(line) for line in (*known, *reasons_text(reasons)[:MOST_FINDINGS], *notes(runs))]
 
 
 def _table(runs: Sequence[Summary]) -> Iterator[str]:

@@ -12,15 +12,29 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from tridiff.harness.api import CHECKS, Clean, Finding, Found, Infrastructure, Outcome, Skipped, Unsupported, to_json
+from tridiff.harness.api import (
+    CHECKS,
+    Clean,
+    Finding,
+    Found,
+    Infrastructure,
+    Judged,
+    Quarantined,
+    Skipped,
+    Tolerated,
+    Unsupported,
+    to_json,
+)
 from tridiff.harness.doctor.environment import environment
 from tridiff.harness.engines.spec import UsageError
+from tridiff.harness.ledger.confirming import untried
+from tridiff.harness.report.domain_text import domain_document
 from tridiff.harness.report.eventfile import EventFile
 from tridiff.harness.report.records import SCHEMA, Record
 from tridiff.harness.report.summary import Summary
 from tridiff.harness.report.verdict import Exit, verdict
 from tridiff.harness.repro import as_json, command
-from tridiff.harness.runner.events import CaseDone, Event, FindingMinimal, FindingSeen, WorkerDied
+from tridiff.harness.runner.events import CaseDone, Event, FindingMinimal, FindingSeen, UnexpectedPass, WorkerDied
 from tridiff.harness.runner.session import Session
 
 
@@ -44,7 +58,14 @@ class Recording:
         self._file = file
         self._named = named
         self._started = time.monotonic()
-        run = {**_run(session), **self._kernels(), "shard": shard, "folder": str(folder), "environment": environment()}
+        run = {
+            **_run(session),
+            **self._kernels(),
+            "waived": _waived(session),
+            "shard": shard,
+            "folder": str(folder),
+            "environment": environment(),
+        }
         self.summary = Summary(run)
         file.write(run)
 
@@ -61,6 +82,7 @@ class Recording:
                 {"op": kernel.op, "kernel": kernel.name, "plugins": self._plugins_for(kernel.name)} for kernel in kernels
             ],
             "plugins": [self._named(name) for name in self._session.registry.plugins],
+            "plugin_notes": list(self._session.registry.notes),
         }
 
     def _plugins_for(self, kernel: str) -> list[str]:
@@ -77,6 +99,8 @@ class Recording:
             self._add(_case(event))
         elif isinstance(event, WorkerDied):
             self._add(_death(event))
+        elif isinstance(event, UnexpectedPass):
+            self._add(_pass(event))
         elif isinstance(event, FindingSeen | FindingMinimal):
             self._add(self._finding(event, path, unwritten))
 
@@ -128,8 +152,21 @@ def _run(session: Session) -> dict[str, Any]:
         "target": session.spec.target,
         "verdicts": list(session.verdicts),
         "models": list(session.models),
+        "domains": {kernel.name: domain_document(kernel, session.coverage.get(kernel.name)) for kernel in session.kernels},
+        "unrunnable": list(session.unrunnable),
         "budget": dataclasses.asdict(session.budget),
     }
+
+
+def _waived(session: Session) -> list[dict[str, Any]]:
+    """The entries of the ledger for the kernels of the run, those that are left out included."""
+    untold = {
+        waiver.entry.key: untried(session, waiver)
+        for kernel in session.kernels
+        for waiver in session.waivers.tolerated(kernel.name)
+    }
+    entries = session.waivers.concerning([*session.kernels, *session.left_out])
+    return [{**entry.record(), "untried": untold.get(entry.key) or None} for entry in entries]
 
 
 def _case(event: CaseDone) -> dict[str, Any]:
@@ -142,7 +179,7 @@ def _case(event: CaseDone) -> dict[str, Any]:
     }
 
 
-def _outcome(outcome: Outcome) -> dict[str, Any]:
+def _outcome(outcome: Judged) -> dict[str, Any]:
     match outcome:
         case Clean():
             ratio = outcome.ratio if math.isfinite(outcome.ratio) else None  # which JSON cannot express
@@ -157,6 +194,15 @@ def _outcome(outcome: Outcome) -> dict[str, Any]:
             return {"outcome": "unsupported", "reason": outcome.reason, "line": outcome.line}
         case Infrastructure():
             return {"outcome": "infrastructure", "reason": outcome.reason, "tail": list(outcome.tail)}
+        case Quarantined() | Tolerated():
+            return _known(outcome)
+
+
+def _known(outcome: Quarantined | Tolerated) -> dict[str, Any]:
+    if isinstance(outcome, Quarantined):
+        return {"outcome": "quarantined", "entry": outcome.entry}
+    told = {"signature": outcome.finding.signature(), "message": outcome.finding.message}
+    return {"outcome": "tolerated", "entry": outcome.entry, **told, "specialisations": list(outcome.specialisations)}
 
 
 def _death(event: WorkerDied) -> dict[str, Any]:
@@ -167,6 +213,17 @@ def _death(event: WorkerDied) -> dict[str, Any]:
         "how": event.how,
         "tail": list(event.tail),
         "confirming": event.confirming,
+    }
+
+
+def _pass(event: UnexpectedPass) -> dict[str, Any]:
+    return {
+        "record": "unexpected_pass",
+        "kernel": event.kernel,
+        "entry": event.entry,
+        "case": to_json(event.case),
+        "differing": differing(event.case),
+        "how": event.how,
     }
 
 

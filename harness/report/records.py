@@ -36,8 +36,12 @@ FORMS: dict[str, dict[str, Types]] = {
         "verdicts": _LIST,
         "kernels": _LIST,
         "models": _LIST,
+        "domains": _OBJECT,
+        "unrunnable": _LIST,
         "plugins": _LIST,
+        "plugin_notes": _LIST,
         "budget": _OBJECT,
+        "waived": _LIST,
         "shard": (*_TEXT, *_NONE),
         "folder": _TEXT,
         "environment": _OBJECT,
@@ -59,6 +63,14 @@ FORMS: dict[str, dict[str, Types]] = {
         "unwritten": (*_TEXT, *_NONE),
         "reproduce": (*_TEXT, *_NONE),
         "repro": _OBJECT,
+    },
+    "unexpected_pass": {
+        "seconds": _NUMBER,
+        "kernel": _TEXT,
+        "entry": _TEXT,
+        "case": _OBJECT,
+        "differing": _OBJECT,
+        "how": _TEXT,
     },
     "worker_died": {
         "seconds": _NUMBER,
@@ -85,6 +97,8 @@ OUTCOMES: dict[str, dict[str, Types]] = {
     "skipped": _REASON,
     "unsupported": {**_REASON, "line": (*_TEXT, *_NONE)},
     "infrastructure": {**_REASON, "tail": _LIST},
+    "quarantined": {"entry": _TEXT},
+    "tolerated": {"entry": _TEXT, "signature": _TEXT, "message": _TEXT, "specialisations": _LIST},
 }
 """The further fields of a `case`, by its outcome."""
 
@@ -94,6 +108,13 @@ EXITS = (0, 1, 2, 3)
 
 KERNEL = {"op": _TEXT, "kernel": _TEXT, "plugins": _LIST}
 """The fields of each entry of `kernels` in a `run`."""
+WAIVED: dict[str, Types] = {
+    **dict.fromkeys(("entry", "file", "kernel", "status", "scope", "owner", "expires"), _TEXT),
+    **dict.fromkeys(("number", "days"), _COUNT),
+    "whole": _FLAG,
+    **dict.fromkeys(("reason", "issue", "untried"), (*_TEXT, *_NONE)),
+}
+"""Those of each entry of `waived` in a `run`."""
 REPRO = {**dict.fromkeys(("op", "kernel", "engine", "target", "check", "message"), _TEXT), "case": _OBJECT}
 """Those fields of a case file that are shown."""
 
@@ -122,10 +143,11 @@ def _check_schema(record: Record) -> None:
 
 
 def _check_run(record: Record) -> None:
-    for entry in record["kernels"]:
-        if not isinstance(entry, dict):
-            raise RecordError("kernels of run: must be objects")
-        _check_fields(entry, KERNEL, "kernels of run")
+    for field, form in (("kernels", KERNEL), ("waived", WAIVED)):
+        for entry in record[field]:
+            if not isinstance(entry, dict):
+                raise RecordError(f"{field} of run: must be objects")
+            _check_fields(entry, form, f"{field} of run")
 
 
 def _check_case(record: Record) -> None:

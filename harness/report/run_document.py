@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from tridiff.harness.report import waived
+from tridiff.harness.report.run_text import plugin_notes
 from tridiff.harness.report.summary import Counts, Summary
 
 SCHEMA = 1
@@ -27,14 +29,17 @@ def run_document(summary: Summary) -> dict[str, Any]:
         "engine": run["engine"],
         "target": run["target"],
         "plugins": run["plugins"],
+        "plugin_notes": plugin_notes([summary]),
         "shard": run["shard"],
         "seconds": summary.seconds,
         "interrupted": summary.interrupted,
         "ended": not summary.killed,
         "error": summary.error,
         "lost": summary.lost,
-        "kernels": [_counts(counts) for counts in summary.kernels.values()],
+        "kernels": [{**_counts(counts), "domain": run["domains"].get(counts.kernel)} for counts in summary.kernels.values()],
+        "unrunnable": run["unrunnable"],
         "findings": [_finding(summary, signature) for signature in summary.findings],
+        "waived": waived.document(summary),
         "infrastructure": [
             {"kernel": name, "reason": reason, "cases": deaths.cases, "tail": list(deaths.tail)}
             for name, counts in summary.kernels.items()
@@ -57,6 +62,8 @@ def _counts(counts: Counts) -> dict[str, Any]:
         "skipped": counts.skipped,
         "unsupported": counts.unsupported,
         "infrastructure": counts.in_infrastructure,
+        "quarantined": sum(counts.quarantined.values()),
+        "tolerated": sum(counts.tolerated.values()),
         "worker_deaths": counts.worker_deaths,
         "reasons": counts.reasons,
         "specialisations": len(counts.specialisations),

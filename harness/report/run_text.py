@@ -10,6 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from tridiff.harness.engines.spec import COMPILER
+from tridiff.harness.report import waived
+from tridiff.harness.report.domain_text import coverage_lines, unrunnable_lines
 from tridiff.harness.report.records import Record
 from tridiff.harness.report.summary import Counts, Deaths, Summary, findings_of, kernels_of
 
@@ -29,19 +31,29 @@ def headline(runs: Sequence[Summary]) -> str:
     return where + (f", shard {runs[0].run['shard']}" if runs[0].run["shard"] else "")
 
 
+def plugin_notes(runs: Sequence[Summary]) -> list[str]:
+    """What plug-ins said of themselves, each line once."""
+    return list(dict.fromkeys(note for run in runs for note in run.run["plugin_notes"]))
+
+
 def _list(values: Iterable[Any]) -> str:
     return ", ".join(map(str, dict.fromkeys(values)))
 
 
 def show(console: Console, runs: Sequence[Summary]) -> None:
-    """Everything but the headline: findings, infrastructure failures, the table, and what else there is to say."""
+    """Everything but the headline: known failures, findings, infrastructure failures, the table, and other lines."""
+    for title, rows in waived.tolerated_rows(runs):
+        console.print(block(title, rows, style="dim"), soft_wrap=True)
+    for title, rows in waived.pass_rows(runs):
+        console.print(block(title, rows), soft_wrap=True)
     for record, hits in findings_of(runs).values():
         console.print(finding_block(record, hits), soft_wrap=True)
     kernels = kernels_of(runs)
-    for block in infrastructure_blocks(kernels):
-        console.print(block, soft_wrap=True)
+    for deaths in infrastructure_blocks(kernels):
+        console.print(deaths, soft_wrap=True)
     console.print(fuzz_table(runs, wide=console.width >= WIDE))
-    for line in (*reasons_text({name: counts.reasons for name, counts in kernels.items()}), *notes(runs), closing(runs)):
+    reasons = reasons_text({name: counts.reasons for name, counts in kernels.items()})
+    for line in (*reasons, *waived.quarantine_lines(runs), *notes(runs), closing(runs)):
         console.print(line, markup=False, soft_wrap=True)
 
 
@@ -61,7 +73,7 @@ def finding_block(finding: Record, hits: int) -> Text:
         ("reproduce", finding["reproduce"]),
         ("no case file", finding.get("unwritten")),
     ]
-    return _block(f"FINDING {finding['signature']}", ((label, value) for label, value in rows if value is not None))
+    return block(f"FINDING {finding['signature']}", ((label, value) for label, value in rows if value is not None))
 
 
 def _where(repro: Mapping[str, Any]) -> str:
@@ -86,9 +98,10 @@ def _plain(value: Any) -> str:
     return f"({', '.join(map(_plain, value))})" if isinstance(value, list | tuple) else str(value)
 
 
-def _block(title: str, rows: Iterable[tuple[str, str]]) -> Text:
-    text = Text()
-    text.append(f"{title}\n", style="bold red")
+def block(title: str, rows: Iterable[tuple[str, str]], style: str = "bold red") -> Text:
+    """Labelled lines under a title; `style` is the title's, and that of all of it where it is dim."""
+    text = Text(style=style if style == "dim" else "")
+    text.append(f"{title}\n", style=style)
     for label, value in rows:
         text.append(f"  {label}: ", style="bold")
         text.append(f"{printable(value)}\n")
@@ -104,7 +117,7 @@ def infrastructure_blocks(kernels: Mapping[str, Counts]) -> Iterator[Text]:
     """How processes died whose cases passed when they were run again alone: no findings, but no proof either."""
     for name, counts in kernels.items():
         for reason, deaths in counts.infrastructure.items():
-            yield _block(f"INFRASTRUCTURE {name}", _death_rows(reason, deaths))
+            yield block(f"INFRASTRUCTURE {name}", _death_rows(reason, deaths))
 
 
 def _death_rows(reason: str, deaths: Deaths) -> Iterator[tuple[str, str]]:
@@ -155,9 +168,11 @@ def notes(runs: Sequence[Summary]) -> Iterator[str]:
     """What else there is to say, a line each."""
     for name, counts in kernels_of(runs).items():
         if counts.replayed:
-            yield f"{name}: {plural(counts.replayed)} replayed besides, from an earlier run or a list"
+            yield f"{name}: {plural(counts.replayed)} replayed besides, from an earlier run, a list or the ledger"
         if counts.in_infrastructure:
             yield f"{name}: {plural(counts.in_infrastructure)} ended in infrastructure failures"
+    yield from coverage_lines(runs)
+    yield from unrunnable_lines(runs)
     lost = sum(run.lost for run in runs)
     if lost:
         yield f"{lost} record{'s' * (lost != 1)} could not be written during the run: these sums lack them"
@@ -170,7 +185,7 @@ def closing(runs: Sequence[Summary]) -> str:
     folders = _list(run.run["folder"] for run in runs)
     outcome = f"{found} finding{'s' * (found != 1)}, case files in {folders}" if found else "no findings"
     seconds = sum(run.seconds for run in runs)
-    return f"{_early(runs)}{plural(cases)} in {seconds:.0f} s: {outcome}"
+    return f"{_early(runs)}{plural(cases)} in {seconds:.0f} s: {outcome}{waived.outcome(runs)}"
 
 
 def _early(runs: Sequence[Summary]) -> str:

@@ -22,7 +22,8 @@ class Counts:
     """What became of the cases of one kernel: examples by outcome, as `Tally` counts them.
 
     `cases` are drawn; of the `replayed`, which are counted besides, the outcomes are counted likewise. `infrastructure`: by
-    reason. `worker_deaths`: processes that died, those of confirmations left out. `seconds`: time spent on the kernel.
+    reason. `quarantined`, `tolerated`: cases by the key of their entry in the ledger; `messages`: what those first said that are
+    tolerated. `worker_deaths`: processes that died, those of confirmations left out. `seconds`: time spent on the kernel.
     """
 
     op: str
@@ -42,6 +43,9 @@ class Counts:
     hits: dict[str, int] = field(default_factory=dict)
     reasons: dict[str, int] = field(default_factory=dict)
     infrastructure: dict[str, Deaths] = field(default_factory=dict)
+    quarantined: dict[str, int] = field(default_factory=dict)
+    tolerated: dict[str, int] = field(default_factory=dict)
+    messages: dict[str, str] = field(default_factory=dict)
 
     @property
     def in_infrastructure(self) -> int:
@@ -51,7 +55,7 @@ class Counts:
     @property
     def unjudged(self) -> bool:
         """Whether cases were drawn and not one could be judged: no findings there is no good news."""
-        return self.cases > 0 and not self.clean + self.failing
+        return self.cases > 0 and not self.clean + self.failing + sum(self.tolerated.values())
 
     def add(self, case: Record) -> None:
         """Count one record `case`."""
@@ -67,6 +71,8 @@ class Counts:
             "skipped": self._skipped,
             "unsupported": self._unsupported,
             "infrastructure": self._infrastructure,
+            "quarantined": lambda case: _increase(self.quarantined, case["entry"]),
+            "tolerated": self._tolerated,
         }
         by_outcome[case["outcome"]](case)
 
@@ -92,6 +98,10 @@ class Counts:
         deaths.cases += 1
         deaths.tail = tuple(map(str, case["tail"]))
 
+    def _tolerated(self, case: Record) -> None:
+        _increase(self.tolerated, case["entry"])
+        self.messages.setdefault(case["entry"], case["message"])
+
     def merge(self, other: Counts) -> None:
         """Add the counts of another run of the same kernel."""
         for name in ("cases", "replayed", "shrink_runs", "clean", "inconclusive", "failing", "skipped", "unsupported"):
@@ -100,9 +110,10 @@ class Counts:
         self.worst_ratio = max(self.worst_ratio, other.worst_ratio)
         self.seconds += other.seconds
         self.specialisations |= other.specialisations
-        for ours, theirs in ((self.hits, other.hits), (self.reasons, other.reasons)):
-            for key, count in theirs.items():
-                _increase(ours, key, count)
+        for name in ("hits", "reasons", "quarantined", "tolerated"):
+            for key, count in getattr(other, name).items():
+                _increase(getattr(self, name), key, count)
+        self.messages = {**other.messages, **self.messages}
         for reason, deaths in other.infrastructure.items():
             known = self.infrastructure.setdefault(reason, Deaths(tail=deaths.tail))
             known.cases += deaths.cases
@@ -115,15 +126,16 @@ def _increase(counts: dict[str, int], key: str, by: int = 1) -> None:
 class Summary:
     """Folds the records of one run that begins with the record `run`.
 
-    `kernels`: their counts by name, in the order of the run. `findings`: by signature, in the order found, the latest record
-    of each. `seconds`: time from the beginning to the latest record. `current`: the kernel of the latest record.
-    `end`: the record `summary`, None while there is none.
+    `kernels`: their counts by name, in the order of the run. `findings`: by signature, in the order found, the latest record of
+    each. `passes`: the records `unexpected_pass`, by the key of their entry in the ledger. `seconds`: time from the beginning to
+    the latest record. `current`: the kernel of the latest record. `end`: the record `summary`, None while there is none.
     """
 
     def __init__(self, run: Record) -> None:
         self.run = run
         self.kernels = {entry["kernel"]: Counts(op=entry["op"], kernel=entry["kernel"]) for entry in run["kernels"]}
         self.findings: dict[str, Record] = {}
+        self.passes: dict[str, Record] = {}
         self.seconds = 0.0
         self.current = ""
         self.end: Record | None = None
@@ -141,6 +153,8 @@ class Summary:
             counts.add(record)
         elif record["record"] == "worker_died":
             counts.worker_deaths += not record["confirming"]
+        elif record["record"] == "unexpected_pass":
+            self.passes[record["entry"]] = record
         else:
             self.findings[record["signature"]] = record
 
@@ -183,6 +197,9 @@ class Summary:
             "infrastructure": sum(counts.in_infrastructure for counts in kernels),
             "worker_deaths": sum(counts.worker_deaths for counts in kernels),
             "findings": len(self.findings),
+            "quarantined": sum(sum(counts.quarantined.values()) for counts in kernels),
+            "tolerated": sum(sum(counts.tolerated.values()) for counts in kernels),
+            "unexpected_passes": len(self.passes),
         }
 
 

@@ -41,7 +41,8 @@ class TargetsReport:
         """Run `survey`, then show the outcome; what was found is shown also where that fails."""
         self._survey = survey
         if not self._as_json:
-            self._out.print(headline(survey), markup=False, soft_wrap=True)
+            for line in (headline(survey), *survey.registry.notes):
+                self._out.print(line, markup=False, soft_wrap=True)
         error: BaseException | None = None
         try:
             with progress(self._err, self._line) as self._progress:
@@ -96,10 +97,11 @@ class TargetsReport:
 def verdict(survey: Survey) -> Verdict:
     """What a survey comes to.
 
-    Failures are failures. Without any, one of which cases ended in infrastructure failures proves nothing, nor does one that
-    met no specialisation of a kernel on any target; but what Ctrl-C left out is nobody's fault.
+    Failures are failures, and so is a known one that does not fail. Without any, one of which cases ended in infrastructure
+    failures proves nothing, nor does one that met no specialisation of a kernel on any target; but what Ctrl-C left out is
+    nobody's fault.
     """
-    if survey.failing:
+    if survey.failing or any(row.passes for row in survey.rows.values()):
         return Verdict(code=Exit.FINDINGS)
     if count := sum(row.infrastructure for row in survey.rows.values()):
         return Verdict(code=Exit.HARNESS, complaint=f"{count} case{'s' * (count != 1)} ended in infrastructure failures")

@@ -7,7 +7,7 @@ from typing import Any
 
 from tridiff.harness.doctor.environment import environment
 from tridiff.harness.report.recording import finding_fields
-from tridiff.harness.report.targets_text import CaseFile, headroom, notes
+from tridiff.harness.report.targets_text import CaseFile, headroom, known, notes, waivers
 from tridiff.harness.runner.surveyed import Failing, Placed, Row
 from tridiff.harness.runner.surveying import Survey
 from tridiff.harness.targets.parts import part
@@ -21,24 +21,27 @@ def survey_document(survey: Survey, files: Mapping[str, CaseFile], *, error: str
 
     `files`: the case files by signature. `error`: what ended the survey early.
     """
-    known = environment()
+    machine = environment()
     return {
         "schema": SCHEMA,
-        "tridiff": known["tridiff"]["version"],
-        "triton": known["triton"]["version"],
+        "tridiff": machine["tridiff"]["version"],
+        "triton": machine["triton"]["version"],
         "seed": survey.seed,
         "full": survey.full,
         "kernels": [kernel.name for kernel in survey.kernels],
+        "unrunnable": list(survey.unrunnable),
         "targets": list(survey.targets),
         "plugins": list(survey.registry.plugins),
+        "plugin_notes": list(survey.registry.notes),
         "budget": {"specialisations": survey.quota.specialisations, "seconds": survey.quota.seconds},
         "seconds": round(survey.elapsed, 3),
         "interrupted": survey.interrupted,
         "error": error,
         "rows": [_row(row) for row in survey.rows.values()],
         "findings": [_finding(survey, failing, files.get(failing.signature, CaseFile())) for failing in survey.failing],
-        "notes": list(notes(survey)),
-        "environment": known,
+        "waived": waivers(survey),
+        "notes": [*known(survey), *notes(survey)],
+        "environment": machine,
     }
 
 
@@ -56,6 +59,9 @@ def _row(row: Row) -> dict[str, Any]:
         "placements": {name: _placed(placed, row.target) for name, placed in sorted(row.placements.items())},
         "failures": {check: len(failing) for check, failing in sorted(row.failures.items())},
         "reasons": row.reasons,
+        "quarantined": row.quarantined,
+        "tolerated": row.tolerated,
+        "unexpected_passes": row.passes,
         "ended": row.ended or None,
     }
 

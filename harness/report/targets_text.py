@@ -13,6 +13,8 @@ from rich.text import Text
 
 from tridiff.harness.api import COMPILER
 from tridiff.harness.doctor.environment import environment
+from tridiff.harness.ledger import QUARANTINED
+from tridiff.harness.report import waived
 from tridiff.harness.report.recording import finding_fields
 from tridiff.harness.report.run_text import WIDE, finding_block, plural, printable
 from tridiff.harness.runner.surveyed import ENOUGH, Failing, Placed, Row
@@ -50,7 +52,7 @@ def show(console: Console, survey: Survey, files: Mapping[str, CaseFile], folder
     console.print(matrix(survey, wide=console.width >= WIDE))
     for failing in survey.failing:
         console.print(failure(survey, failing, files.get(failing.signature, CaseFile())), soft_wrap=True)
-    for line in (*notes(survey), closing(survey, folder)):
+    for line in (*known(survey), *notes(survey), closing(survey, folder)):
         console.print(line, markup=False, soft_wrap=True)
 
 
@@ -146,9 +148,39 @@ def failures(row: Row) -> dict[str, int]:
     return counts
 
 
+def known(survey: Survey) -> Iterator[str]:
+    """What is said of each entry of the ledger, a line each: what passes, what fails as it says, what was not compiled."""
+    for entry in waivers(survey):
+        name, key = entry["kernel"], entry["entry"]
+        rows = [survey.rows[name, target] for target in survey.targets if (name, target) in survey.rows]
+        passes = {row.target: row.passes[key] for row in rows if key in row.passes}
+        by_whom = f"{waived.why(entry)} ({waived.by_whom(entry)})"
+        if entry["status"] == QUARANTINED:
+            cases = plural(sum(row.quarantined.get(key, 0) for row in rows))
+            what = "not compiled" if entry["whole"] else f"{cases} not compiled, {entry['scope']}"
+            yield f"{name}: quarantined: {what}: {by_whom}"
+            continue
+        if passes:
+            how = next(iter(passes.values()))
+            yield f"{name}: unexpected pass: the case {how} for {', '.join(passes)}; {waived.PASSED}: {entry['scope']}: {by_whom}"
+        failing = {row.target: row.tolerated[key] for row in rows if key in row.tolerated}
+        if failing:
+            cases = plural(sum(failing.values()))
+            yield f"{name}: tolerated: {cases} on {', '.join(failing)}, {entry['scope']}: {by_whom}"
+        if not (passes or failing):
+            yield f"{name}: tolerated: not seen here, {entry['scope']}: {by_whom}"
+
+
+def waivers(survey: Survey) -> list[dict[str, Any]]:
+    """The entries of the ledger for the kernels that were asked for."""
+    return [entry.record() for entry in survey.waivers.concerning([*survey.kernels, *survey.left_out])]
+
+
 def notes(survey: Survey) -> Iterator[str]:
     """What else there is to say, a line each; what holds for several targets is said once."""
     yield from _reasons(survey.rows.values())
+    if survey.unrunnable:
+        yield f"not Triton's, left out: {', '.join(survey.unrunnable)}"
     for kernel in survey.kernels:
         rows = {target: survey.rows[kernel.name, target] for target in survey.targets}
         yield from _early(kernel.name, rows)
@@ -191,5 +223,16 @@ def closing(survey: Survey, folder: Path) -> str:
     cases = plural(sum(row.cases for row in rows))
     return (
         f"{'interrupted: ' * survey.interrupted}{tried}, from {cases}, for {targets} target{'s' * (targets != 1)} "
-        f"in {survey.elapsed:.0f} s: {outcome}"
+        f"in {survey.elapsed:.0f} s: {outcome}{_waived(rows, len(survey.left_out))}"
+    )
+
+
+def _waived(rows: Iterable[Row], left_out: int) -> str:
+    """What of it is known; a failure that passes on several targets is one."""
+    known = list(rows)
+    return waived.summed(
+        passed=len({key for row in known for key in row.passes}),
+        tolerated=sum(sum(row.tolerated.values()) for row in known),
+        quarantined=sum(sum(row.quarantined.values()) for row in known),
+        left_out=left_out,
     )

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 from rich.text import Text
 
-from tridiff.harness.api import Fault, Finding
+from tridiff.harness.api import Fault, Finding, Kernel
+from tridiff.harness.domains import Coverage
 from tridiff.harness.registry import Registry
+from tridiff.harness.report.domain_text import domain_document, domain_lines, percent
 from tridiff.harness.report.recording import differing, finding_fields
 from tridiff.harness.report.run_text import described, finding_block
 from tridiff.harness.runner.prove import Proof
@@ -62,17 +64,26 @@ def _proof_case(proof: Proof) -> str:
     return describe_case(proof.finding.case) + ("" if proof.shrunk else " (not fully shrunk)")
 
 
-def list_table(registry: Registry, *, wide: bool = True) -> Table:
-    """One row a Kernel. `wide`: whether there is room for the module."""
+def list_table(registry: Registry, kernels: Iterable[Kernel], coverage: Mapping[str, Coverage], *, wide: bool = True) -> Table:
+    """One row a Kernel. `coverage`: of those with a domain. `wide`: whether there is room for the module."""
     table = Table()
-    for heading in ("op", "kernel", "engines", "faults", *(("module",) if wide else ()), "from"):
+    optional = {"covers": bool(coverage), "module": wide}
+    headings = ("op", "kernel", "engines", "covers", "faults", "module", "from")
+    for heading in (heading for heading in headings if optional.get(heading, True)):
         table.add_column(heading, overflow="fold")
-    for kernel in registry.kernels.values():
+    for kernel in kernels:
         faults = str(len(registry.faults.get(kernel.name, [])))
         source = registry.source_of("kernel", kernel.name) or ""
         module = [kernel.module] if wide else []
-        table.add_row(kernel.op, kernel.name, ", ".join(kernel.engines), faults, *module, source)
+        covers = [percent(coverage[kernel.name].share if kernel.name in coverage else 1.0)] if coverage else []
+        table.add_row(kernel.op, kernel.name, ", ".join(kernel.engines), *covers, faults, *module, source)
     return table
+
+
+def domains_text(kernels: Iterable[Kernel], coverage: Mapping[str, Coverage]) -> list[str]:
+    """The domain of each kernel that has one, with the reasons."""
+    documents = [(kernel, domain_document(kernel, coverage.get(kernel.name))) for kernel in kernels]
+    return [line for kernel, known in documents if known for line in domain_lines(kernel.name, kernel.op, known)]
 
 
 def models_text(registry: Registry) -> list[str]:

@@ -32,12 +32,13 @@ class Verdict:
 def verdict(run: Summary) -> Verdict:
     """What one run comes to.
 
-    Findings are findings. Without any, a run of which cases ended in infrastructure failures, or which did not come to its
-    end, proves nothing and must not pass a gate; nor one in which no case of a kernel could be judged.
+    Findings are findings, and so is a known failure that does not fail. Without any, a run of which cases ended in infrastructure
+    failures, or which did not come to its end, proves nothing and must not pass a gate; nor one in which no case of a kernel
+    could be judged.
     """
     if run.error is not None and run.end is not None:
         return Verdict(code=Exit(run.end["exit"]), complaint=f"the run failed: {run.error}")
-    if run.findings:
+    if run.findings or run.passes:
         return Verdict(code=Exit.FINDINGS)
     if count := sum(counts.in_infrastructure for counts in run.kernels.values()):
         return Verdict(code=Exit.HARNESS, complaint=f"{count} case{'s' * (count != 1)} ended in infrastructure failures")

@@ -19,16 +19,18 @@ from hypothesis.errors import Flaky
 from hypothesis.strategies import SearchStrategy
 
 from tridiff.harness import blame
-from tridiff.harness.api import DEADLY, Domain, Finding, Found, Op, Outcome
-from tridiff.harness.declarations import check_drawn, check_strategy
-from tridiff.harness.domains import contains
+from tridiff.harness.api import DEADLY, Domain, Finding, Found, Judged, Op, Outcome
+from tridiff.harness.declarations import check_drawn
+from tridiff.harness.domains import contains, domain_of
 from tridiff.harness.engines.spec import EngineSpec, UsageError
+from tridiff.harness.ledger.waivers import NONE, Waivers
 from tridiff.harness.registry import Registry, builtin
 from tridiff.harness.runner import targeting
 from tridiff.harness.runner.events import CaseDone, FindingMinimal, FindingSeen, KernelDone, Listener
 from tridiff.harness.runner.examine import KernelRef, examine
 from tridiff.harness.runner.examiner import Examiner
 from tridiff.harness.runner.minimise import minimised
+from tridiff.harness.runner.offered import simplest, strategy_of
 from tridiff.harness.runner.seeding import draws_by_seed_alone, plain_settings
 
 ROUND = 400
@@ -82,7 +84,7 @@ class Campaign:
     `accept`: which Findings count; the others are examined and ignored. `stop_at_first`: end with the first Finding.
     `models`: draw presets of these alone, and nothing else. `first`: Cases to examine before any is drawn; they are not
     part of the budget, and left out where the Op does not allow them on this target. `whole`: see `Domain`. `examiner`: runs
-    the Cases; None: this process does. `begin`: called before a Case runs.
+    the Cases; None: this process does. `begin`: called before a Case runs. `waivers`: what is known to fail.
     """
 
     ref: KernelRef
@@ -98,6 +100,7 @@ class Campaign:
     whole: bool = False
     examiner: Examiner | None = None
     begin: Callable[[KernelRef, EngineSpec, Any], None] = lambda _ref, _spec, _case: None
+    waivers: Waivers = NONE
     findings: dict[str, Finding] = field(default_factory=dict)
     examples: int = 0
     _rounds: int = 0
@@ -108,15 +111,16 @@ class Campaign:
         started = time.monotonic()
         deadline = None if self.budget.seconds is None else started + self.budget.seconds
         self._replay(deadline)
-        presets = self._strategy("presets", self._domain)
+        presets = self._strategy("presets", self.domain)
         if self.models:
             self._hunt_all(presets, self.budget.examples, deadline, by_choices=False)
             self.listener(KernelDone(kernel=self.ref.kernel))
             return self.findings
-        general = self._strategy("strategy", self._domain)
+        general = self._strategy("strategy", self.domain)
         # Hypothesis could only shrink towards another preset, at great cost: the Case's fields know the way out.
         share = _fraction(started, deadline, PRESET_SHARE)
-        self._hunt_all(presets, self._preset_examples(), share, by_choices=False)
+        if not presets.is_empty:
+            self._hunt_all(presets, self._preset_examples(), share, by_choices=False)
         self._hunt_all(general, self.budget.examples, deadline, by_choices=True)
         self.listener(KernelDone(kernel=self.ref.kernel))
         return self.findings
@@ -129,18 +133,22 @@ class Campaign:
     def contains(self, case: Any) -> bool:
         """Whether the Op allows `case` on this campaign's target, and the Kernel's domain does."""
         with self.declared("within"):
-            return contains(self.op, case, self._domain)
+            return contains(self.op, case, self.domain)
 
     @property
-    def _domain(self) -> Domain:
-        limits = self.registry.kernel(self.ref.kernel).limits
-        return Domain(target=self.spec.target, models=self.models, whole=self.whole, limits=limits)
+    def domain(self) -> Domain:
+        """What is drawn from: the Op on the target, as far as the Kernel supports it."""
+        kernel = self.registry.kernel(self.ref.kernel)
+        return domain_of(kernel, self.spec.target, models=self.models, whole=self.whole)
+
+    def simplest(self) -> Any:
+        """The simplest Case in the domain."""
+        with self.declared("strategy"):
+            return simplest(self.op, self.domain)
 
     def _strategy(self, part: str, domain: Domain) -> SearchStrategy[Any]:
         with self.declared(part):
-            strategy: SearchStrategy[Any] = getattr(self.op, part)(domain)
-            check_strategy(self.op, part, strategy)
-        return strategy
+            return strategy_of(self.op, part, domain)
 
     def declared(self, part: str) -> AbstractContextManager[None]:
         """Within this context, what is raised is the fault of whoever declared the Op."""
@@ -175,8 +183,11 @@ class Campaign:
         with _usage_errors_as_they_are(), self.declared("the strategy"):
             hunt.go(strategy, _derived(self.seed, self.ref, self._rounds))
 
-    def outcome(self, case: Any, *, shrinking: bool) -> Outcome:
-        """Examine a Case."""
+    def outcome(self, case: Any, *, shrinking: bool) -> Judged:
+        """Examine a Case, unless it is quarantined. What is tolerated is not `Found`, so no hunt aims at it or ends in it."""
+        return self.waivers.quarantined(self.ref.kernel, case) or self.waivers.judged(self._run(case, shrinking=shrinking))
+
+    def _run(self, case: Any, *, shrinking: bool) -> Outcome:
         self.begin(self.ref, self.spec, case)
         if self.examiner is None:
             return examine(self.ref, self.spec, case, self.registry)
@@ -188,7 +199,7 @@ class Campaign:
             return finding
         return self.examiner.confirmed(self.ref, self.spec, finding, self.registry, self.listener)
 
-    def report(self, case: Any, outcome: Outcome, *, shrinking: bool, replayed: bool = False) -> None:
+    def report(self, case: Any, outcome: Judged, *, shrinking: bool, replayed: bool = False) -> None:
         """Count and announce an examined Case."""
         self.examples += not (shrinking or replayed)
         event = CaseDone(kernel=self.ref.kernel, case=case, outcome=outcome, shrinking=shrinking, replayed=replayed)
@@ -206,7 +217,7 @@ class _Hunt:
         self.climbs = False
         self._drawn = 0
         self._tried = 0
-        self._outcomes: dict[Any, Outcome] = {}
+        self._outcomes: dict[Any, Judged] = {}
         self._target: str | None = None
         self._first: Finding | None = None
         self._best: Finding | None = None
@@ -267,7 +278,7 @@ class _Hunt:
         return (Phase.generate, *((Phase.target,) if self.climbs else ()), *shrinking)
 
     def _visit(self, case: Any) -> None:
-        check_drawn(self._campaign.op, case)
+        check_drawn(self._campaign.op, case, self._campaign.domain)
         if self._target is not None:
             self._shrink(case)
             return
@@ -326,7 +337,7 @@ class _Hunt:
             self._best = outcome.finding
             return True
 
-        minimised(self._best.case, fails, self._campaign.op.compile_time)
+        minimised(self._best.case, fails, self._campaign.op.compile_time, self._campaign.simplest())
 
     def _confirm(self) -> None:
         """Go back to the Case as it was found, where the minimal one kills no fresh process."""
@@ -338,7 +349,7 @@ class _Hunt:
             self._why = "what is smaller killed no fresh process"
         self._best = again or self._first
 
-    def _examined(self, case: Any, *, shrinking: bool, replayed: bool = False) -> Outcome:
+    def _examined(self, case: Any, *, shrinking: bool, replayed: bool = False) -> Judged:
         if case not in self._outcomes:
             campaign = self._campaign
             with _blamed_on_us(case):

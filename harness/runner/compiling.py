@@ -35,7 +35,7 @@ from tridiff.harness.api import (
 from tridiff.harness.capture import Launch, NotCompiled, Specialisation, capturing
 from tridiff.harness.declarations import check_inputs
 from tridiff.harness.engines.cpu.errors import UnsupportedOperation
-from tridiff.harness.engines.spec import EngineSpec
+from tridiff.harness.engines.spec import EngineSpec, UsageError
 from tridiff.harness.registry import Registry
 from tridiff.harness.runner.refusal import is_refusal
 from tridiff.harness.targets import selftest, verdicts
@@ -137,7 +137,7 @@ class Compilation:
         return None
 
     def _raised(self, error: BaseException) -> Outcome | None:
-        if isinstance(error, (KeyboardInterrupt, GeneratorExit)) or blame.is_ours(error):
+        if isinstance(error, (KeyboardInterrupt, GeneratorExit, UsageError)) or blame.is_ours(error):
             raise error
         summary, line = blame.summary(error), blame.line(error)
         if is_refusal(error, self._kernel, self._module):

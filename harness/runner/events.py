@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from tridiff.harness.api import Clean, Finding, Found, Infrastructure, Outcome, Skipped, Unsupported
+from tridiff.harness.api import Clean, Finding, Found, Infrastructure, Judged, Quarantined, Skipped, Tolerated, Unsupported
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +19,7 @@ class CaseDone:
 
     kernel: str
     case: Any
-    outcome: Outcome
+    outcome: Judged
     shrinking: bool
     replayed: bool = False
 
@@ -61,13 +61,23 @@ class FindingMinimal:
 
 
 @dataclass(frozen=True, kw_only=True)
+class UnexpectedPass:
+    """The Case of a tolerated entry of the ledger does not fail as the entry says. `entry`: its key. `how`: what it did."""
+
+    kernel: str
+    entry: str
+    case: Any
+    how: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class KernelDone:
     """A kernel's share of the run has ended."""
 
     kernel: str
 
 
-Event = CaseDone | WorkerDied | FindingSeen | FindingMinimal | KernelDone
+Event = CaseDone | WorkerDied | FindingSeen | FindingMinimal | UnexpectedPass | KernelDone
 Listener = Callable[[Event], None]
 
 
@@ -76,7 +86,7 @@ class Tally:
     """Counts of one kernel's run: examples by outcome, specialisations met, the worst error ratio, hits by signature.
 
     `examples` are drawn; of the `replayed` cases, which are counted besides, the outcomes are counted likewise. `reasons`: why
-    cases were skipped or unsupported.
+    cases were skipped or unsupported. `quarantined`, `tolerated`: cases by the key of their entry in the ledger.
     """
 
     examples: int = 0
@@ -92,11 +102,18 @@ class Tally:
     specialisations: set[str] = field(default_factory=set)
     hits: dict[str, int] = field(default_factory=dict)
     reasons: dict[str, int] = field(default_factory=dict)
+    quarantined: dict[str, int] = field(default_factory=dict)
+    tolerated: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def judged(self) -> int:
+        """Cases that were clean or failed, be it as they may."""
+        return self.clean + self.failing + sum(self.tolerated.values())
 
     def add(self, event: CaseDone) -> None:
         """Count one examined Case."""
         outcome = event.outcome
-        if isinstance(outcome, Clean | Found):
+        if isinstance(outcome, Clean | Found | Tolerated):
             self.specialisations.update(outcome.specialisations)
         if event.shrinking:
             self.shrink_runs += 1
@@ -120,6 +137,10 @@ class Tally:
                 self._reason(f"{outcome.reason} ({outcome.line})" if outcome.line else outcome.reason)
             case Infrastructure():
                 self.infrastructure += 1
+            case Quarantined():
+                self.quarantined[outcome.entry] = self.quarantined.get(outcome.entry, 0) + 1
+            case Tolerated():
+                self.tolerated[outcome.entry] = self.tolerated.get(outcome.entry, 0) + 1
 
     def _reason(self, reason: str) -> None:
         self.reasons[reason] = self.reasons.get(reason, 0) + 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any
 
@@ -26,32 +26,36 @@ from tridiff.harness.api import (
     StagingError,
     Unsupported,
     Verdict,
-    Zone,
     rank,
     to_json,
 )
-from tridiff.harness.capture import seeded
+from tridiff.harness.capture import Elsewhere, Rewrite, rewritten, seeded, targeting
 from tridiff.harness.checks.memory import check_memory
 from tridiff.harness.checks.values import check_poison, check_values, worst_ratio
 from tridiff.harness.declarations import check_inputs, check_judged
 from tridiff.harness.engines.cpu.engine import CpuEngine
 from tridiff.harness.engines.cpu.errors import KernelError, UnsupportedOperation
 from tridiff.harness.engines.cpu.ttir import FrontEndDrift
-from tridiff.harness.engines.spec import COMPILER, EngineSpec
+from tridiff.harness.engines.spec import COMPILER, READER, EngineSpec, UsageError
 from tridiff.harness.faults import load
 from tridiff.harness.plugins import loaded
 from tridiff.harness.registry import Registry
 from tridiff.harness.runner.compiling import Compilation
+from tridiff.harness.runner.reading import Reading
 from tridiff.harness.runner.refusal import is_refusal
 
 
 @dataclass(frozen=True, kw_only=True)
 class KernelRef:
-    """A Kernel by name, or its twin with one Fault; `plugins`: what to load besides the built-in families to find it."""
+    """A Kernel by name, or its twin with one Fault; `plugins`: what to load besides the built-in families to find it.
+
+    `rewrite`: another source for one of its jit functions.
+    """
 
     kernel: str
     fault: str | None = None
     plugins: tuple[str, ...] = ()
+    rewrite: Rewrite | None = None
 
 
 def examine(ref: KernelRef, spec: EngineSpec, case: Any, registry: Registry | None = None) -> Outcome:
@@ -68,9 +72,12 @@ def examine(ref: KernelRef, spec: EngineSpec, case: Any, registry: Registry | No
     fault = None if ref.fault is None else known.fault(ref.kernel, ref.fault)
     with blame.declared(known.source_of("fault", ref.kernel, ref.fault or ""), f"fault {ref.fault}"):
         module = load(kernel, fault, spec.target)
-    examination = (Compilation if spec.name == COMPILER else _Examination)(known, kernel, module, spec, case)
+    kinds: dict[str, type[Compilation | Reading]] = {COMPILER: Compilation, READER: Reading}
     try:
-        return examination.outcome()
+        with rewritten(ref.rewrite):
+            return kinds.get(spec.name, _Examination)(known, kernel, module, spec, case).outcome()
+    except Elsewhere as error:
+        raise UsageError(str(error)) from error
     except _Refusal as refusal:
         return Unsupported(reason=str(refusal), line=refusal.line)
     except StagingError as error:
@@ -98,6 +105,7 @@ class _Examination:
         self._spec = spec
         self._case = case
         self._engine = CpuEngine(spec)
+        self._declares: tuple[str, ...] = ()
         self._choose = seeded(json.dumps(to_json(case), sort_keys=True))  # one Case, one choice of configurations
 
     def outcome(self) -> Outcome:
@@ -117,6 +125,10 @@ class _Examination:
         with self._declared("build"):
             inputs = self._op.build(self._case, arena)
             check_inputs(self._op, inputs)
+            self._declares = arena.written()
+        for name in self._declares:
+            if self._kernel.outputs is not None and name not in self._kernel.outputs:
+                arena.forbid_writes(name)
         arena.seal()
         return arena, inputs
 
@@ -128,25 +140,28 @@ class _Examination:
         rounding = self._rounding(inputs)
         with self._declared("the reference"):
             verdict = self._known.judge(self._op.name, inputs, rounding)
-            check_judged(self._op.name, verdict, outputs)
-        return verdict
+            check_judged(self._op.name, verdict, self._declares)
+        return replace(verdict, outputs={name: verdict.outputs[name] for name in outputs})
 
     def _rounding(self, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
         if self._kernel.rounding is None:
             return {}
         source = self._known.source_of("kernel", self._kernel.name)
-        with blame.declared(source, f"{self._kernel.rounding} of kernel {self._kernel.name}", self._case):
+        with (
+            targeting(self._spec.target),  # what a kernel rounds to by default may hang on the GPU
+            blame.declared(source, f"{self._kernel.rounding} of kernel {self._kernel.name}", self._case),
+        ):
             answer: Mapping[str, Any] = getattr(self._module, self._kernel.rounding)(**inputs)
         return answer
 
     def _run(self, inputs: Mapping[str, Any], arena: Arena) -> Failure | None:
-        """Launch the kernel; whatever it or its launcher raises is a Failure, what we raise ourselves is not."""
+        """Launch the kernel; whatever it or its launcher raises is a Failure, what we or an adapter raise is not."""
         launcher = getattr(self._module, self._kernel.launcher)
         try:
             self._engine.run(launcher, inputs, arena, self._choose)
         except KernelError as error:
             return Failure(check=error.check, message=error.message, line=error.line, subject=error.subject)
-        except (UnsupportedOperation, FrontEndDrift):
+        except (UnsupportedOperation, FrontEndDrift, UsageError):
             raise
         except MemoryError as error:
             if blame.is_ours(error):
@@ -194,5 +209,4 @@ class _Examination:
 
 
 def _written(arena: Arena) -> dict[str, torch.Tensor]:
-    written = (allocation for allocation in arena if allocation.zone is Zone.OUTPUT or allocation.writable.size)
-    return {allocation.name: allocation.view for allocation in written}
+    return {name: arena.allocations[name].view for name in arena.written()}

@@ -6,8 +6,10 @@ import contextlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from tridiff.harness.api import Clean, Domain, Finding, Found, Infrastructure, Outcome, Unsupported
+from tridiff.harness.api import Clean, Finding, Found, Infrastructure, Outcome, Tolerated, Unsupported
+from tridiff.harness.domains import contains, domain_of
 from tridiff.harness.engines.spec import COMPILER, EngineSpec
+from tridiff.harness.ledger.waivers import NONE, Waivers
 from tridiff.harness.registry import Registry
 from tridiff.harness.runner.events import WorkerDied
 from tridiff.harness.runner.examine import KernelRef
@@ -23,12 +25,13 @@ class Judging:
     An engine refuses casts that go wrong on its target, whose verdict is then the only one.
 
     `compilers`: an Examiner for each target, whose process believes to be there. A Case that the Op does not allow on a target
-    is not compiled for it.
+    is not compiled for it. `waivers`: a Finding that they forgive hides none of the compilers', nor does one for another target.
     """
 
-    def __init__(self, engine: Examiner, compilers: Mapping[str, Examiner]) -> None:
+    def __init__(self, engine: Examiner, compilers: Mapping[str, Examiner], waivers: Waivers = NONE) -> None:
         self._engine = engine
         self._compilers = compilers
+        self.waivers = waivers
 
     def close(self) -> None:
         """End all processes."""
@@ -46,17 +49,19 @@ class Judging:
         shrinking: bool,
         announce: Callable[[WorkerDied], None],
     ) -> Outcome:
-        """The engine's outcome; where that is clean or unsupported, the first Finding of a compiler if there is one."""
+        """The engine's outcome; where that is clean, unsupported or forgiven, the first Finding of a compiler if there is one."""
         outcome = self._engine.examine(ref, spec, case, registry, shrinking=shrinking, announce=announce)
-        if not isinstance(outcome, Clean | Unsupported):
+        if not isinstance(self.waivers.judged(outcome), Clean | Unsupported | Tolerated):
             return outcome
-        within = registry.op(registry.kernel(ref.kernel).op).within
+        kernel = registry.kernel(ref.kernel)
         for target, compiler in self._compilers.items():
-            if within is None or within(case, Domain(target=target)):
+            if contains(registry.op(kernel.op), case, domain_of(kernel, target)):
                 wanted = EngineSpec(name=COMPILER, target=target, placement=PLACEMENT)
                 verdict = compiler.examine(ref, wanted, case, registry, shrinking=shrinking, announce=announce)
-                if isinstance(verdict, Found | Infrastructure):
+                if isinstance(self.waivers.judged(verdict), Found | Infrastructure):
                     return verdict
+                if isinstance(verdict, Found) and not isinstance(outcome, Found):
+                    outcome = verdict  # forgiven: told where nothing else fails
         return outcome
 
     def confirmed(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from tridiff.harness.api import Finding, Kernel
+from tridiff.harness.domains import Coverage
 from tridiff.harness.engines.spec import EngineSpec
+from tridiff.harness.ledger.waivers import NONE, Waivers
 from tridiff.harness.registry import Registry, builtin
 from tridiff.harness.runner.campaign import Budget, Campaign
 from tridiff.harness.runner.events import CaseDone, Event, Listener, Tally
@@ -24,6 +26,8 @@ class Session:
     `models`: names of real models; where there are any, only presets of theirs are drawn.
     `first`: the Cases of a kernel to examine before any is drawn. `examiner`: runs all Cases; None: this process does.
     `begin`: called before a Case runs. `verdicts`: the targets for which `examiner` compiles as well.
+    `coverage`: how much of its Op each kernel with a domain supports. `unrunnable`: kernels that no engine here can run,
+    left out. `waivers`: what is known to fail; `left_out`: kernels that do not run for that.
     `tallies`: counts by kernel name. `findings`: the smallest Finding of each signature, in the order found.
     `interrupted`: whether Ctrl-C ended it early.
     """
@@ -39,6 +43,10 @@ class Session:
     examiner: Examiner | None = None
     begin: Callable[[KernelRef, EngineSpec, Any], None] = lambda _ref, _spec, _case: None
     verdicts: tuple[str, ...] = ()
+    coverage: Mapping[str, Coverage] = field(default_factory=dict)
+    unrunnable: tuple[str, ...] = ()
+    waivers: Waivers = NONE
+    left_out: list[Kernel] = field(default_factory=list)
     tallies: dict[str, Tally] = field(default_factory=dict)
     findings: dict[str, Finding] = field(default_factory=dict)
     interrupted: bool = False
@@ -48,7 +56,7 @@ class Session:
     @property
     def unjudged(self) -> list[str]:
         """Kernels of which cases were drawn and not one could be judged: no findings there is no good news."""
-        return [name for name, tally in self.tallies.items() if tally.examples and not tally.clean + tally.failing]
+        return [name for name, tally in self.tallies.items() if tally.examples and not tally.judged]
 
     def run(self) -> None:
         """Run to the end of the budget or to Ctrl-C; never raises KeyboardInterrupt."""
@@ -67,6 +75,7 @@ class Session:
         campaign = Campaign(ref, self.spec, self.seed, budget, self._watch, self.registry, models=self.models)
         campaign.first = self.first(kernel)
         campaign.examiner, campaign.begin = self.examiner, self.begin
+        campaign.waivers = self.waivers
         try:
             campaign.run()
         finally:

@@ -5,7 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from tridiff.harness.api import Clean, Compiled, Finding, Found, Infrastructure, Outcome, Skipped, Unsupported
+from tridiff.harness.api import (
+    Clean,
+    Compiled,
+    Finding,
+    Found,
+    Infrastructure,
+    Judged,
+    Quarantined,
+    Skipped,
+    Tolerated,
+    Unsupported,
+)
 
 ENOUGH = "as many specialisations as were asked for"
 TIME = "time"
@@ -58,6 +69,7 @@ class Row:
     the latter three by text. `failures`: by check, the names of the specialisations that fail, or the Case where none is
     known, because the process died. `findings`: as they were drawn, by signature; `seen_at`: the cases drawn until then;
     `hits`: cases. `deaths`: cases that ended a process. `ended`: why no more were drawn, "" while that goes on.
+    `quarantined`, `tolerated`: cases by the key of their entry in the ledger; `passes`: what cases did that should have failed.
     """
 
     op: str
@@ -78,6 +90,9 @@ class Row:
     findings: dict[str, Finding] = field(default_factory=dict)
     seen_at: dict[str, int] = field(default_factory=dict)
     hits: dict[str, int] = field(default_factory=dict)
+    quarantined: dict[str, int] = field(default_factory=dict)
+    tolerated: dict[str, int] = field(default_factory=dict)
+    passes: dict[str, str] = field(default_factory=dict)
     ended: str = ""
 
     @property
@@ -99,10 +114,10 @@ class Row:
 
     @property
     def judged(self) -> int:
-        """Cases that were clean or failed."""
-        return self.clean + self.failing
+        """Cases that were clean or failed, be it as they may."""
+        return self.clean + self.failing + sum(self.tolerated.values())
 
-    def add(self, case: Any, outcome: Outcome) -> bool:
+    def add(self, case: Any, outcome: Judged) -> bool:
         """Count the outcome of a drawn Case; whether it told anything new: a specialisation, or a failure."""
         self.cases += 1
         match outcome:
@@ -121,7 +136,16 @@ class Row:
             case Infrastructure():
                 self.infrastructure += 1
                 self._reason("infrastructure", outcome.reason)
+            case Quarantined():
+                self.quarantined[outcome.entry] = self.quarantined.get(outcome.entry, 0) + 1
+            case Tolerated():
+                return self._add_tolerated(outcome)
         return False
+
+    def _add_tolerated(self, outcome: Tolerated) -> bool:
+        is_new = outcome.entry not in self.tolerated
+        self.tolerated[outcome.entry] = self.tolerated.get(outcome.entry, 0) + 1
+        return self._add_compiled(outcome.compiled) or is_new
 
     def _add_compiled(self, compiled: tuple[Compiled, ...]) -> bool:
         are_new = [self._placed(each.placement).add(each) for each in compiled]

@@ -15,8 +15,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tridiff.harness import blame
-from tridiff.harness.api import Domain, Finding, Found, Kernel, Op, Outcome, target_family
+from tridiff.harness.api import COMPILER as CHECKS_OF_COMPILER
+from tridiff.harness.api import OF_MACHINE_CODE, Clean, Domain, Finding, Found, Judged, Kernel, Op, target_family
+from tridiff.harness.domains import contains, domain_of
 from tridiff.harness.engines.spec import COMPILER, EngineSpec, UsageError
+from tridiff.harness.ledger.waivers import NONE, Waiver, Waivers
 from tridiff.harness.registry import Registry
 from tridiff.harness.runner.campaign import HarnessBug
 from tridiff.harness.runner.drawing import batches
@@ -24,6 +27,7 @@ from tridiff.harness.runner.events import FindingMinimal, FindingSeen, WorkerDie
 from tridiff.harness.runner.examine import KernelRef
 from tridiff.harness.runner.examiner import Examiner
 from tridiff.harness.runner.interruption import Interruption
+from tridiff.harness.runner.offered import simplest
 from tridiff.harness.runner.simplifying import Simplification
 from tridiff.harness.runner.surveyed import DEATHS, ENOUGH, NO_MORE_CASES, NOTHING_NEW, TIME, Failing, Row, Smallest
 
@@ -48,7 +52,7 @@ class CaseCompiled:
     kernel: str
     target: str
     case: Any
-    outcome: Outcome
+    outcome: Judged
     shrinking: bool
 
 
@@ -84,8 +88,9 @@ class Survey:
     """Compiles Cases of `kernels` for `targets`. State can be read while it runs, by a listener.
 
     `examiner`: makes the Examiner of a target, in the thread that will use and close it. `full`: to machine code, of which one
-    specialisation may take `max_seconds`. `threads`: targets at a time. `rows`: by kernel and target, in the
-    order given. `smallest`: by target and signature, for the target on which a Finding is simplified.
+    specialisation may take `max_seconds`. `threads`: targets at a time. `unrunnable`: kernels left out, which are not
+    Triton's. `waivers`: what is known to fail; `left_out`: kernels that are not compiled for that. `rows`: by kernel and target,
+    in the order given. `smallest`: by target and signature, for the target on which a Finding is simplified.
     """
 
     kernels: list[Kernel]
@@ -98,6 +103,9 @@ class Survey:
     full: bool = False
     max_seconds: float = EngineSpec().max_seconds
     threads: int = 1
+    unrunnable: tuple[str, ...] = ()
+    waivers: Waivers = NONE
+    left_out: list[Kernel] = field(default_factory=list)
     rows: dict[tuple[str, str], Row] = field(default_factory=dict)
     smallest: dict[tuple[str, str], Smallest] = field(default_factory=dict)
     interrupted: bool = False
@@ -235,7 +243,6 @@ class _TargetSurvey:
     def __init__(self, survey: Survey, target: str) -> None:
         self._survey = survey
         self._target = target
-        self._domain = Domain(target=target, whole=True)
         self._spec = EngineSpec(name=COMPILER, target=target, full=survey.full, max_seconds=survey.max_seconds)
 
     def run(self) -> None:
@@ -245,6 +252,7 @@ class _TargetSurvey:
             for at, kernel in enumerate(survey.kernels):
                 left = len(survey.kernels) - at
                 until = None if deadline is None else time.monotonic() + (deadline - time.monotonic()) / left
+                self._confirm_known(kernel)
                 self._draw(kernel, self._row(kernel), until)
             survey.all_drawn(self._target)
             theirs = survey.theirs(self._target)
@@ -255,12 +263,30 @@ class _TargetSurvey:
         with survey.telling() as tell:
             tell(TargetDone(target=self._target))
 
+    def _confirm_known(self, kernel: Kernel) -> None:
+        """Compile the Case of each tolerated entry: one that compiles is loud, and what fails otherwise is a failure like any."""
+        op = self._survey.registry.op(kernel.op)
+        for waiver in self._survey.waivers.tolerated(kernel.name):
+            if self._shows(waiver) and self._contains(op, waiver.case, self._domain(kernel)):
+                outcome = self._examined(kernel, self._spec, waiver.case, shrinking=False)
+                if isinstance(outcome, Clean):
+                    with self._survey.telling():
+                        self._row(kernel).passes[waiver.entry.key] = "compiles"
+                else:
+                    self._add(kernel, self._row(kernel), waiver.case, outcome)
+
+    def _shows(self, waiver: Waiver) -> bool:
+        """Whether compiling for this target can tell what the entry is about."""
+        entry = waiver.entry
+        reached = entry.check in CHECKS_OF_COMPILER and (self._survey.full or entry.check not in OF_MACHINE_CODE)
+        return reached and (not entry.targets or self._target in entry.targets)
+
     def _row(self, kernel: Kernel) -> Row:
         return self._survey.rows[kernel.name, self._target]
 
     def _draw(self, kernel: Kernel, row: Row, deadline: float | None) -> None:
         """Draw and compile until the budget is spent, or a batch tells nothing new."""
-        source = batches(self._survey.registry, kernel.op, self._domain, seed=self._survey.seed)
+        source = batches(self._survey.registry, kernel.op, self._domain(kernel), seed=self._survey.seed)
         while not row.ended:
             with _drawing:
                 batch = next(source, None)
@@ -285,7 +311,9 @@ class _TargetSurvey:
 
     def _compile(self, kernel: Kernel, row: Row, case: Any) -> bool:
         """Compile a drawn Case; whether it told anything new."""
-        outcome = self._examined(kernel, self._spec, case, shrinking=False)
+        return self._add(kernel, row, case, self._examined(kernel, self._spec, case, shrinking=False))
+
+    def _add(self, kernel: Kernel, row: Row, case: Any, outcome: Judged) -> bool:
         before = set(row.findings)
         with self._survey.telling() as tell:
             is_new = row.add(case, outcome)
@@ -295,12 +323,16 @@ class _TargetSurvey:
                     tell(FindingSeen(finding=row.findings[signature], examples=row.cases))
         return is_new
 
-    def _examined(self, kernel: Kernel, spec: EngineSpec, case: Any, *, shrinking: bool) -> Outcome:
+    def _examined(self, kernel: Kernel, spec: EngineSpec, case: Any, *, shrinking: bool) -> Judged:
         self._survey.check()
+        waivers = self._survey.waivers
+        if (kept_away := waivers.quarantined(kernel.name, case)) is not None:
+            return kept_away
         with _blamed_on_us(case):
-            return self._examiner.examine(
+            outcome = self._examiner.examine(
                 self._ref(kernel), spec, case, self._survey.registry, shrinking=shrinking, announce=self._announcing(kernel)
             )
+        return waivers.judged(outcome)
 
     def _ref(self, kernel: Kernel) -> KernelRef:
         return KernelRef(kernel=kernel.name, plugins=self._survey.registry.plugins)
@@ -320,12 +352,16 @@ class _TargetSurvey:
         """Make the Case of a Finding smaller and tell of it, also where that is cut short."""
         first, op = row.findings[signature], self._survey.registry.op(kernel.op)
         spec = self._cheapest(kernel, row, first)
+        domain = self._domain(kernel)
+        with _drawing, blame.declared(self._survey.registry.source_of("op", op.name), f"strategy of {op.name}"):
+            towards = simplest(op, domain)
         quota = self._survey.quota
         work = Simplification(
             finding=first,
             op=op,
             examined=lambda case: self._tried(kernel, row, spec, case),
-            contains=lambda case: self._contains(op, case),
+            contains=lambda case: self._contains(op, case, domain),
+            towards=towards,
             confirmed=lambda finding: self._confirmed(kernel, spec, finding),
             seconds=quota.shrink_seconds,
             runs=quota.shrink_runs,
@@ -347,18 +383,19 @@ class _TargetSurvey:
         same = isinstance(outcome, Found) and outcome.finding.signature() == finding.signature()
         return fast if same else self._spec
 
-    def _tried(self, kernel: Kernel, row: Row, spec: EngineSpec, case: Any) -> Outcome:
+    def _tried(self, kernel: Kernel, row: Row, spec: EngineSpec, case: Any) -> Judged:
         outcome = self._examined(kernel, spec, case, shrinking=True)
         with self._survey.telling() as tell:
             row.shrink_runs += 1
             tell(CaseCompiled(kernel=kernel.name, target=self._target, case=case, outcome=outcome, shrinking=True))
         return outcome
 
-    def _contains(self, op: Op, case: Any) -> bool:
-        if op.within is None:
-            return True
+    def _domain(self, kernel: Kernel) -> Domain:
+        return domain_of(kernel, self._target, whole=True)
+
+    def _contains(self, op: Op, case: Any, domain: Domain) -> bool:
         with blame.declared(self._survey.registry.source_of("op", op.name), f"within of {op.name}"):
-            return op.within(case, self._domain)
+            return contains(op, case, domain)
 
     def _confirmed(self, kernel: Kernel, spec: EngineSpec, finding: Finding) -> Finding | None:
         with _blamed_on_us(finding.case):

@@ -11,7 +11,7 @@ from typing import Any
 
 import hypothesis
 
-from tridiff.harness.api import Clean, Op, Outcome
+from tridiff.harness.api import Clean, Judged, Op
 from tridiff.harness.declarations import Malformed
 
 FIRST, EVERY = 2, 4
@@ -25,7 +25,7 @@ def climbs(op: Op, hunt: int) -> bool:
     return op.score is not None and hunt % EVERY == FIRST
 
 
-def report(op: Op, case: Any, outcome: Outcome) -> None:
+def report(op: Op, case: Any, outcome: Judged) -> None:
     """Tell Hypothesis the scores of a clean `case`, within one of its tests. Raises `Malformed` for what is no score.
 
     An inconclusive one has none: measured, one climb in 45 ended among cases of which more than half could show nothing.

@@ -237,7 +237,7 @@ def test_lists_come_first(invoke: Invoke) -> None:
 
     assert result.code == cli.Exit.FINDINGS
     assert "  minimal case: columns=2\n" in result.out
-    assert ": 3 cases replayed besides, from an earlier run or a list\n" in result.out
+    assert ": 3 cases replayed besides, from an earlier run, a list or the ledger\n" in result.out
 
 
 def test_lists_for_other_kernels(invoke: Invoke) -> None:
@@ -294,7 +294,7 @@ def test_next_run_begins_with_what_failed(invoke: Invoke, known: Registry) -> No
     other = invoke(*arguments, "--max-examples", 1)
 
     assert again.code == cli.Exit.FINDINGS
-    assert ": 1 case replayed besides, from an earlier run or a list\n" in again.out
+    assert ": 1 case replayed besides, from an earlier run, a list or the ledger\n" in again.out
     assert other.code == cli.Exit.CLEAN
 
 

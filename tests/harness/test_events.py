@@ -319,7 +319,7 @@ def test_several_runs_in_a_file(path: Path) -> None:
         (lines(recorded.run(), recorded.end(), recorded.case()), ":3: the record case belongs to no run"),
         (lines(recorded.run(schema=2)), ":1: schema 2: this tridiff reads schema 1"),
         (lines(recorded.run(schema=True)), ":1: schema True: this tridiff reads schema 1"),
-        (lines({"schema": 1, "op": "scale"}), ":1: record=None: must be one of run, case, finding, worker_died, summary"),
+        (lines({"schema": 1, "op": "scale"}), ":1: record=None: must be one of run, case, finding, unexpected_pass, worker_died"),
         (lines(recorded.run(seed="x")), ":1: seed of run is a string: must be an integer"),
         (lines(recorded.run(seed=True)), ":1: seed of run is true or false: must be an integer"),
         (lines(recorded.run(shard=3)), ":1: shard of run is an integer: must be a string or null"),

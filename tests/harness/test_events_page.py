@@ -12,14 +12,14 @@ import recorded
 from toy.family import registry
 from toy.strategies.scale import ScaleCase
 
-from tridiff.harness.api import Clean, Finding, Found, Infrastructure, Outcome, Skipped, Unsupported
+from tridiff.harness.api import Clean, Finding, Found, Infrastructure, Judged, Quarantined, Skipped, Tolerated, Unsupported
 from tridiff.harness.engines.spec import EngineSpec
 from tridiff.harness.report.eventfile import EventFile
 from tridiff.harness.report.recording import Recording
-from tridiff.harness.report.records import FORMS, KERNEL, OUTCOMES, REPRO, Types, check
+from tridiff.harness.report.records import FORMS, KERNEL, OUTCOMES, REPRO, WAIVED, Types, check
 from tridiff.harness.report.verdict import verdict
 from tridiff.harness.runner.campaign import Budget
-from tridiff.harness.runner.events import CaseDone, FindingMinimal, WorkerDied
+from tridiff.harness.runner.events import CaseDone, FindingMinimal, UnexpectedPass, WorkerDied
 from tridiff.harness.runner.session import Session
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "reference" / "events.md").read_text(encoding="utf-8")
@@ -27,12 +27,14 @@ TYPES = {str: "string", int: "integer", float: "number", bool: "true or false", 
 FINDING = Finding(
     check="mismatch", message="", line=None, op="scale", kernel="scale_wrong", engine="cpu", target="gfx942", case=ScaleCase()
 )
-OUTCOME: dict[str, Outcome] = {
+OUTCOME: dict[str, Judged] = {
     "clean": Clean(ratio=0.5),
     "found": Found(finding=FINDING),
     "skipped": Skipped(reason="r"),
     "unsupported": Unsupported(reason="r"),
     "infrastructure": Infrastructure(reason="r"),
+    "quarantined": Quarantined(entry="e"),
+    "tolerated": Tolerated(entry="e", finding=FINDING),
 }
 
 
@@ -67,6 +69,7 @@ def real(tmp_path: Path) -> list[dict[str, Any]]:
         for outcome in OUTCOME.values():
             made.event(CaseDone(kernel="scale", case=ScaleCase(), outcome=outcome, shrinking=False))
         made.event(FindingMinimal(finding=FINDING, examples=1, shrunk=True), path=path)
+        made.event(UnexpectedPass(kernel="scale", entry="e", case=ScaleCase(), how="h"))
         made.event(WorkerDied(kernel="scale", case=ScaleCase(), how="h"))
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
@@ -95,6 +98,7 @@ def test_fields_of_objects(real: list[dict[str, Any]]) -> None:
     """What objects within records hold is named as well."""
     for record, field, names in (
         ("run", "kernels", KERNEL),
+        ("run", "waived", WAIVED),
         ("finding", "repro", REPRO),
         ("run", "budget", real[0]["budget"]),
         ("summary", "totals", real[-1]["totals"]),

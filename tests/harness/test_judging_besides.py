@@ -44,7 +44,9 @@ class Answering:
 def test_what_is_compiled_besides(ran: Outcome, compiled: Outcome, expected: Outcome) -> None:
     """What is clean, and what the engine could not judge, such as a cast that it knows to be wrong."""
     compiler = Answering(compiled)
-    registry: Any = SimpleNamespace(kernel=lambda _: SimpleNamespace(op="scale"), op=lambda _: SimpleNamespace(within=None))
+    registry: Any = SimpleNamespace(
+        kernel=lambda _: SimpleNamespace(op="scale", limits={}), op=lambda _: SimpleNamespace(within=None)
+    )
     examiner: Any = Judging(Answering(ran), {"gfx1201": compiler})  # type: ignore[arg-type, dict-item]  # Answering has of Examiner what is called
     ref: Any = SimpleNamespace(kernel="scale")
 

@@ -42,6 +42,9 @@ class Layer:
         return name.partition(".")[0] in sys.stdlib_module_names or below(name, *self.allowed)
 
 
+PLUGIN_FACE = ("tridiff.harness.api", "tridiff.harness.registry", "tridiff.harness.engines.spec")
+"""What a stranger's plug-in imports of the harness: the third for `UsageError`."""
+
 LAYERS = {
     "strategies know the api of the harness and each other": Layer(
         "tridiff.strategies", allowed=("tridiff.harness.api", "tridiff.strategies", "hypothesis", "torch", "numpy")
@@ -54,6 +57,10 @@ LAYERS = {
         denied=("tridiff.kernels.faults",),
     ),
     "faults are plain data": Layer("tridiff.kernels.faults", allowed=("tridiff.kernels.faults",)),
+    "adapters know the face for plug-ins and the environment, and nothing of our kernels": Layer(
+        "tridiff.adapters",
+        allowed=("tridiff.adapters", *PLUGIN_FACE, "tridiff.harness.config", "torch", "triton"),
+    ),
     "the api knows nothing of the harness besides itself": Layer(
         "tridiff.harness.api", allowed=("tridiff.harness.api", "hypothesis", "torch", "numpy")
     ),
@@ -88,10 +95,16 @@ def texts_of(node: ast.AST) -> list[str]:
     return [value for value in values if isinstance(value, str)]
 
 
+@pytest.fixture(scope="module")
+def ours() -> list[Source]:
+    """The modules of this checkout, which take a second to parse."""
+    return sources(ROOT)
+
+
 @pytest.mark.parametrize("layer", LAYERS.values(), ids=list(LAYERS))
-def test_layer(layer: Layer) -> None:
+def test_layer(ours: list[Source], layer: Layer) -> None:
     """No module of a layer imports what the layer must not know."""
-    members = [source for source in sources(ROOT) if source.within(layer.package)]
+    members = [source for source in ours if source.within(layer.package)]
 
     found = [violation for source in members for violation in layer.violations(source)]
 
@@ -99,11 +112,11 @@ def test_layer(layer: Layer) -> None:
     assert found == []
 
 
-def test_harness_names_no_family() -> None:
+def test_harness_names_no_family(ours: list[Source]) -> None:
     """The harness knows no particular kernel: adding a family changes nothing in it."""
     families = family_names(ROOT)
 
-    found = [place for source in sources(ROOT) for place in named_families(source, families)]
+    found = [place for source in ours for place in named_families(source, families)]
 
     assert families
     assert found == []
@@ -144,6 +157,10 @@ def blamed(source: Source) -> list[str]:
         ("kernels/f.py", "import importlib\nimportlib.import_module('tridiff.strategies.f')", "tridiff.strategies.f"),
         ("kernels/f.py", "from .faults import f", "tridiff.kernels.faults.f"),
         ("kernels/faults/f.py", "from tridiff.harness.api import Fault", "tridiff.harness.api.Fault"),
+        ("adapters/p/f.py", "from tridiff.kernels.f import rounding", "tridiff.kernels.f.rounding"),
+        ("adapters/p/f.py", "from tridiff.reference import f", "tridiff.reference.f"),
+        ("adapters/p/f.py", "from tridiff.harness.capture import targeting", "tridiff.harness.capture.targeting"),
+        ("adapters/p/f.py", "import vllm.platforms", "vllm.platforms"),
         ("harness/api/f.py", "from tridiff.harness.checks import memory", "tridiff.harness.checks.memory"),
         ("harness/api/__init__.py", "from ..registry import builtin", "tridiff.harness.registry.builtin"),
         ("harness/api/f.py", "if TYPE_CHECKING:\n    from tridiff.kernels import f", "tridiff.kernels.f"),
@@ -172,6 +189,10 @@ def test_planted_import_is_blamed(tmp_path: Path, path: str, code: str, name: st
         ("kernels/f.py", "import torch\nimport triton\nfrom tridiff.kernels.common import cdiv"),
         ("harness/api/f.py", "from tridiff.harness.api.case import require\nfrom .poison import Poison"),
         ("harness/runner.py", "from tridiff.harness.engines import spec\nimport triton, rich"),
+        (
+            "adapters/p.py",
+            "from tridiff.adapters.stubs import Stub\nfrom tridiff.harness.registry import Registry\nimport triton",
+        ),
     ],
 )
 def test_legal_imports_pass(tmp_path: Path, path: str, code: str) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pytest
 
 from tridiff.harness.api import require
-from tridiff.harness.runner.minimise import candidates, minimised, pairs
+from tridiff.harness.runner.minimise import Field, candidates, minimised, pairs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +32,7 @@ class Parcel:
 
 
 BUSY = Parcel(label="a", width=80, shift=-5, ratio=3.0, shape="tube", lengths=(40, 0, 700), wide=True, high=True)
+FIELDS = [Field(field.name, field.default) for field in dataclasses.fields(Parcel)]
 
 
 @pytest.mark.parametrize(
@@ -68,7 +69,7 @@ def test_no_case_is_tried_twice() -> None:
 
 def test_only_legal_cases_are_tried() -> None:
     """What the class of the Case refuses is left out."""
-    tried = [case for field in dataclasses.fields(BUSY) for case in candidates(BUSY, field)] + list(pairs(BUSY))
+    tried = [case for field in FIELDS for case in candidates(BUSY, field)] + list(pairs(BUSY, FIELDS))
 
     assert len(tried) > 20
     assert all(case.wide for case in tried if case.high)
@@ -78,5 +79,5 @@ def test_the_default_has_nothing_simpler() -> None:
     """The search ends."""
     simplest = Parcel(label="a")
 
-    assert [case for field in dataclasses.fields(simplest) for case in candidates(simplest, field)] == []
-    assert list(pairs(simplest)) == []
+    assert [case for field in FIELDS for case in candidates(simplest, field)] == []
+    assert list(pairs(simplest, FIELDS)) == []

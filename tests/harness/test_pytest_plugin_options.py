@@ -241,7 +241,7 @@ def test_replayed_cases_are_said(host: Host, pytester: pytest.Pytester) -> None:
     result = host(ONE_KERNEL.format(kernel="scale"))
 
     result.assert_outcomes(passed=1)
-    assert lines_of(result, "scale: 2 cases replayed besides, from an earlier run or a list")
+    assert lines_of(result, "scale: 2 cases replayed besides, from an earlier run, a list or the ledger")
     (counts,) = lines_of(result, "scale ")
     assert counts.split()[1] == "20"
 

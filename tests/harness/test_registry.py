@@ -174,10 +174,12 @@ def test_unknown_names(look_up: Callable[[Registry], object], message: str) -> N
         ([], ["scale_wrong"], ["scale_wrong"]),
         ([], ["scale_wrong", "scale", "scale"], ["scale", "scale_wrong"]),
         (["scale"], ["scale"], ["scale"]),
+        (["sc*"], ["*_wrong"], ["scale_wrong"]),
+        ([], ["scale*", "scale"], ["scale", "scale_wrong"]),
     ],
 )
 def test_selection(ops: list[str], kernels: list[str], chosen: list[str]) -> None:
-    """No name selects all, names select those, in order of registration."""
+    """No name selects all, names and patterns select those, in order of registration."""
     assert [kernel.name for kernel in registry().select(ops, kernels)] == chosen
 
 
@@ -191,6 +193,8 @@ def test_empty_selection() -> None:
         known.select(["lonely"], ["scale"])
     with refuses("no kernel implements lonely: choose others"):
         known.select(["lonely"], [])
+    with refuses("no kernel matches 'vllm_*'; known: scale, scale_wrong"):
+        known.select([], ["vllm_*"])
 
 
 def test_judgement() -> None:

@@ -20,6 +20,7 @@ profile = "nightly"
 target = "gfx1151"
 plugins = ["kernels/mine.py", "package.module", "no:other"]
 out = "results"
+known_failures = "ledgers/known.toml"
 timeout = 30
 memory_limit = 2.5
 cases = ["cases", "more/list.jsonl"]
@@ -107,6 +108,7 @@ def test_every_key(folder: Path) -> None:
         ),
         plugins=(str(folder / "kernels/mine.py"), "package.module", "no:other"),
         out=folder / "results",
+        known_failures=folder / "ledgers/known.toml",
         timeout=30,
         memory_limit=2.5,
         cases=(folder / "cases", folder / "more/list.jsonl"),

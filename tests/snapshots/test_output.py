@@ -222,12 +222,12 @@ def test_error_line(read: Read, snapshot: SnapshotAssertion, arguments: tuple[st
 
 
 @pytest.mark.skipif(importlib.metadata.version("typer") != TYPER, reason=f"the help was laid out by typer {TYPER}")
-@pytest.mark.parametrize("command", ["", "fuzz", "targets", "report", "prove", "repro", "cases", "list", "doctor"])
+@pytest.mark.parametrize("command", ["", "fuzz", "targets", "report", "prove", "repro", "cases", "waived", "list", "doctor"])
 def test_help(read: Read, snapshot: SnapshotAssertion, command: str) -> None:
     """The help of every command, on a terminal of 80 columns."""
     output = read(*command.split(), "--help")
 
     assert (
-        re.sub(r"^Usage: .*? (?=\[OPTIONS\]|fuzz|targets|report|prove|repro|cases|list|doctor)", "Usage: tridiff ", output)
+        re.sub(r"^Usage: .*? (?=\[OPTIONS\]|fuzz|targets|report|prove|repro|cases|waived|list|doctor)", "Usage: tridiff ", output)
         == snapshot
     )
