@@ -53,7 +53,8 @@ class Coverage:
 
 
 def coverage(op: Op, limits: Mapping[str, Any], cases: Sequence[Any]) -> Coverage:
-    """How many of `cases`, at least one, lie within `limits`."""
+    """How many of `cases`, at least one, lie within `limits`, of facets that are counted."""
+    limits = {facet: allowed for facet, allowed in limits.items() if op.facets[facet].counted}
     domain = Domain(target="", limits=limits)
     exceeded = [{facet for facet, _ in outside(op, case, domain)} for case in cases]
     return Coverage(

@@ -81,11 +81,21 @@ def check_domain(kernel: Kernel, op: Op) -> None:
         if restriction.facet in seen:
             raise UsageError(f"{where}: there are two; join them")
         seen.add(restriction.facet)
-        _check_allowed(where, restriction.allowed, values(op.facets[restriction.facet], op.case()))
+        facet = op.facets[restriction.facet]
+        _check_allowed(where, restriction.allowed, values(facet, op.case()))
+        _check_choices(where, restriction.allowed, facet.choices)
         if not _is_text(restriction.reason) or len(restriction.reason.split()) < _FEWEST_WORDS:
             raise UsageError(
                 f"{where}: reason={restriction.reason!r}: must say in a sentence where the kernel's authors assume it"
             )
+
+
+def _check_choices(where: str, allowed: Any, choices: tuple[Any, ...]) -> None:
+    """A value that the Op does not have allows nothing: to name one is a slip of the pen."""
+    for value in allowed if choices else ():
+        if value not in choices:
+            hint = nearest(str(value), map(str, choices))
+            raise UsageError(f"{where}: allowed has {value!r}{hint}; values: {', '.join(map(str, choices))}")
 
 
 def _is_text(value: Any) -> bool:

@@ -90,7 +90,7 @@ class DecodeAttentionCase:
         require(len(self.model) <= 80, f"model={self.model!r}: must have at most 80 characters")
         for field, (low, high) in _RANGES.items():
             require_range(field, getattr(self, field), low, high)
-        for field, allowed in _CHOICES.items():
+        for field, allowed in CHOICES.items():
             require_one_of(field, getattr(self, field), allowed)
         require(1 <= len(self.seq_lens) <= _MAX_ROWS, f"seq_lens={self.seq_lens!r}: must have 1 to {_MAX_ROWS} rows")
         for row, length in enumerate(self.seq_lens):
@@ -160,7 +160,7 @@ _RANGES: Mapping[str, tuple[float, float]] = {
 }
 """With these, every value is finite in float16 and every logit in float32."""
 
-_CHOICES: Mapping[str, Iterable[object]] = {
+CHOICES: Mapping[str, Iterable[object]] = {
     "platform": PLATFORMS,
     "page_order": paging.PAGE_ORDERS,
     "page_sharing": paging.PAGE_SHARINGS,

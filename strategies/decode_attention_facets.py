@@ -6,12 +6,12 @@ from collections.abc import Mapping
 
 from tridiff.harness.api import Facet
 from tridiff.strategies import layouts
-from tridiff.strategies.decode_attention_case import DecodeAttentionCase
-from tridiff.strategies.dims import widths
+from tridiff.strategies.decode_attention_case import CHOICES, DecodeAttentionCase
+from tridiff.strategies.dims import WIDTHS, widths
 
 
 def _field(name: str, description: str) -> Facet:
-    return Facet(description=description, of=lambda case: getattr(case, name))
+    return Facet(description=description, of=lambda case: getattr(case, name), choices=tuple(CHOICES.get(name, ())))
 
 
 def _widths(case: DecodeAttentionCase) -> str:
@@ -51,7 +51,6 @@ FACETS: Mapping[str, Facet] = {
         "page_order": "whether pages are numbered as they are used",
         "page_sharing": "which pages rows have in common",
         "table_tail": "unused columns of the block table",
-        "unused_slots": "what slots that no row reads hold in a page that some row reads: poison, or zeros",
         "dtype": "dtype of the queries, and of caches that are not in FP8",
         "cache_dtype": "FP8 format of the caches, or the queries' dtype",
         "output_dtype": "dtype of the output: the queries', or float32",
@@ -64,7 +63,15 @@ FACETS: Mapping[str, Facet] = {
         "pattern": "what the keys and values hold, see `profiles`",
     }.items()
 } | {
-    "widths": Facet(description="how Lk and Lv compare", of=_widths),
-    "cache_strides": Facet(description="whether the value cache has the strides of the key cache", of=_cache_strides),
+    "unused_slots": Facet(
+        description="what slots that no row reads hold in a page that some row reads: poison, or zeros",
+        of=lambda case: case.unused_slots,
+        choices=tuple(CHOICES["unused_slots"]),
+        counted=False,  # all Cases hold poison there, but those for a kernel that does not bear it
+    ),
+    "widths": Facet(description="how Lk and Lv compare", of=_widths, choices=WIDTHS),
+    "cache_strides": Facet(
+        description="whether the value cache has the strides of the key cache", of=_cache_strides, choices=layouts.STRIDES
+    ),
     "cache_rank": Facet(description="dimensions of each cache: 3 where pages and tokens are one axis", of=_cache_ranks),
 }

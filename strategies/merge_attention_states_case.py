@@ -92,7 +92,7 @@ class MergeAttentionStatesCase:
         require(len(self.model) <= 80, f"model={self.model!r}: must have at most 80 characters")
         for field, (low, high) in _RANGES.items():
             require_range(field, getattr(self, field), low, high)
-        for field, allowed in _CHOICES.items():
+        for field, allowed in CHOICES.items():
             require_one_of(field, getattr(self, field), allowed)
         require_range("tokens_without_context", self.tokens_without_context, 0, self.num_tokens)
         needs = _EMPTY_NEEDS.get(self.empty)
@@ -141,7 +141,7 @@ _RANGES: Mapping[str, tuple[float, float]] = {
     "seed": (0, 2**63 - 1),
 }
 
-_CHOICES: Mapping[str, Iterable[object]] = {
+CHOICES: Mapping[str, Iterable[object]] = {
     "platform": PLATFORMS,
     "empty": EMPTY,
     "empty_lse": EMPTY_LSES,

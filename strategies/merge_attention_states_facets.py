@@ -13,12 +13,12 @@ def empty_of(empty: str, context: str) -> tuple[str, ...]:
 
 
 def _plain(field: str, description: str) -> Facet:
-    return Facet(description=description, of=lambda case: getattr(case, field))
+    return Facet(description=description, of=lambda case: getattr(case, field), choices=tuple(fields.CHOICES.get(field, ())))
 
 
 def _token_stride(name: str) -> Facet:
     description = f"{name} output: a token is as long as its heads (packed), or has a stride of its own (own)"
-    return Facet(description=description, of=lambda case: layouts.token_stride(name, vars(case)))
+    return Facet(description=description, of=lambda case: layouts.token_stride(name, vars(case)), choices=("packed", "own"))
 
 
 FACETS = {
@@ -28,7 +28,11 @@ FACETS = {
     "dtype": _plain("dtype", "dtype of prefix and suffix output"),
     "output_dtype": _plain("output_dtype", "dtype of the merged output: as prefix and suffix (same), or float32"),
     "has_output_lse": _plain("has_output_lse", "whether the merged log-sum-exp is asked for"),
-    "context": _plain("context", "which tokens have a prefix: all, some, none"),
+    "context": Facet(
+        description="which tokens have a prefix: all, some, none",
+        of=lambda case: case.context,
+        choices=("all", "some", "none"),
+    ),
     "empty": Facet(
         description="rows without keys: none, in the prefix, the suffix, both, or the suffix of a token without prefix (copied)",
         of=lambda case: empty_of(case.empty, case.context),
@@ -40,6 +44,7 @@ FACETS = {
     "empty_holds": Facet(
         description="what the output of an empty side holds: zeros, poison",
         of=lambda case: case.empty_holds if case.empty != "none" else (),
+        choices=tuple(fields.EMPTY_HOLDS),
     ),
     "prefix_layout": _plain("prefix_layout", "memory of the prefix's output"),
     "suffix_layout": _plain("suffix_layout", "memory of the suffix's output"),
@@ -47,6 +52,7 @@ FACETS = {
     "strides": Facet(
         description="whether the suffix's output has the prefix's strides (alike), or its own",
         of=lambda case: layouts.relation(vars(case)),
+        choices=("alike", "own"),
     ),
     **{f"{name}_token_stride": _token_stride(name) for name in layouts.STATES},
     "prefix_lse_layout": _plain("prefix_lse_layout", "memory of the prefix's log-sum-exp"),
@@ -58,6 +64,7 @@ FACETS = {
     "lse_strides": Facet(
         description="whether the suffix's log-sum-exp has the strides of the prefix's (alike), or its own",
         of=lambda case: layouts.lse_relation(vars(case)),
+        choices=("alike", "own"),
     ),
     "far": _plain("far", "what lies beyond 2^31 elements: none, tokens"),
     "lead": _plain("lead", "elements by which the outputs begin past a 16-byte boundary"),

@@ -110,7 +110,7 @@ _COMMON = (
     ),
     Restriction(
         facet="cache_dtype",
-        allowed=("same", "e4m3fn", "e4m3fnuz"),
+        allowed=("same", "float8_e4m3fn", "float8_e4m3fnuz"),
         reason="TritonMLABackend.supported_kv_cache_dtypes in triton_mla.py has fp8_e4m3 and fp8, which is the same.",
     ),
     Restriction(

@@ -38,7 +38,11 @@ FACETS = {
     "rows": Facet(description="rows", of=lambda case: case.rows),
     "sizes": Facet(description="both sizes", of=lambda case: (case.rows, case.columns)),
     "factor": Facet(description="the factor", of=lambda case: case.factor),
-    "kind": Facet(description="whether it is a preset", of=lambda case: "preset" if case.preset else "drawn"),
+    "kind": Facet(
+        description="whether it is a preset",
+        of=lambda case: "preset" if case.preset else "drawn",
+        choices=("preset", "drawn"),
+    ),
 }
 
 
@@ -97,6 +101,10 @@ def rows(*allowed: int) -> Restriction:
         (
             (Restriction(facet="kind", allowed=range(3), reason=WHY),),
             r"kernel 'part': restriction of kind: allowed=range\(0, 3\): its values are no numbers, 'drawn' for example",
+        ),
+        (
+            (Restriction(facet="kind", allowed=("drawn", "presets"), reason=WHY),),
+            r"kernel 'part': restriction of kind: allowed has 'presets': did you mean 'preset'\?; values: preset, drawn",
         ),
         (
             (Restriction(facet="rows", allowed=(1,), reason="why"),),
@@ -350,6 +358,16 @@ def test_what_is_shown_of_coverage() -> None:
         "part: covers 62 % of scale",
         f"  rows: 2, 3 (leaves out 38 %): {WHY}",
     ]
+
+
+def test_facets_that_are_not_counted() -> None:
+    """They leave nothing out of the share: no Case of the whole Op is as the kernel wants it."""
+    facets = {"rows": FACETS["rows"], "factor": dataclasses.replace(FACETS["factor"], counted=False)}
+    op = dataclasses.replace(registry().op("scale"), facets=facets)
+
+    found = coverage(op, {"rows": (1,), "factor": (99.0,)}, [ScaleCase(rows=1), ScaleCase(rows=2)])
+
+    assert (found.share, found.left_out) == (0.5, {"rows": 0.5})
 
 
 @pytest.mark.parametrize(
