@@ -51,8 +51,8 @@ class Facet:
 
     `description`: what it is, one phrase. `of`: (case) -> what a Case has of it: one value, or a tuple of several (the lengths of
     its rows, say), all of which must be allowed. `choices`: all values that there are, where they are a closed list; then a
-    restriction that names another one is refused. `counted`: False where no Case of the whole Op is as a restriction wants it (all
-    of them hold poison somewhere, say): then it is left out of the share of the Op that a Kernel covers.
+    restriction that names another one is refused. `counted`: False where no Case of the whole Op is as a restriction wants it
+    (all of them hold poison somewhere, say): then it is left out of the share of the Op that a Kernel covers.
     """
 
     description: str

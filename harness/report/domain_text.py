@@ -28,7 +28,7 @@ def domain_document(kernel: Kernel, coverage: Coverage | None) -> dict[str, Any]
                 "facet": restriction.facet,
                 "allowed": described(restriction.allowed),
                 "reason": " ".join(restriction.reason.split()),
-                "left_out": None if coverage is None else round(left_out[restriction.facet], 4),
+                "left_out": round(left_out[restriction.facet], 4) if restriction.facet in left_out else None,
             }
             for restriction in kernel.domain
         ],

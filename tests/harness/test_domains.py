@@ -368,6 +368,9 @@ def test_facets_that_are_not_counted() -> None:
     found = coverage(op, {"rows": (1,), "factor": (99.0,)}, [ScaleCase(rows=1), ScaleCase(rows=2)])
 
     assert (found.share, found.left_out) == (0.5, {"rows": 0.5})
+    told = domain_document(restricted(rows(1), Restriction(facet="factor", allowed=(99.0,), reason=WHY)).kernel("part"), found)
+    assert told is not None
+    assert [each["left_out"] for each in told["restrictions"]] == [0.5, None]
 
 
 @pytest.mark.parametrize(
