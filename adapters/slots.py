@@ -27,7 +27,7 @@ def slots(block_table: torch.Tensor, seq_lens: torch.Tensor, page_size: int) -> 
     """
     lengths = seq_lens.to(torch.int64)
     kv_indptr = torch.nn.functional.pad(torch.cumsum(lengths, dim=0), (1, 0))
-    row = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
-    token = torch.arange(len(row)) - kv_indptr[row]
+    row = torch.repeat_interleave(torch.arange(len(lengths), device=lengths.device), lengths)
+    token = torch.arange(len(row), device=row.device) - kv_indptr[row]
     page = block_table[row, token // page_size].to(torch.int64)
     return kv_indptr.to(torch.int32), page * page_size + token % page_size

@@ -47,8 +47,8 @@ def paged_attention_decode(**inputs: Any) -> None:
         attn_scale=inputs["sm_scale"],
         max_seq_len=int(inputs["seq_lens"].max()),
         compute_type=_COMPUTE[inputs["query"].dtype],
-        k_scale=scale(inputs["k_scale"]),
-        v_scale=scale(inputs["v_scale"]),
+        k_scale=scale(inputs["k_scale"], inputs["query"].device),
+        v_scale=scale(inputs["v_scale"], inputs["query"].device),
     )
 
 

@@ -39,7 +39,7 @@ def unified_attention(**inputs: Any) -> None:
         k=paged(inputs["key_cache"], page_size),
         v=paged(inputs["value_cache"], page_size),
         out=inputs["output"],
-        cu_seqlens_q=torch.arange(len(query) + 1, dtype=torch.int32),
+        cu_seqlens_q=torch.arange(len(query) + 1, dtype=torch.int32, device=query.device),
         max_seqlen_q=1,
         seqused_k=inputs["seq_lens"],
         max_seqlen_k=int(inputs["seq_lens"].max()),
@@ -49,8 +49,8 @@ def unified_attention(**inputs: Any) -> None:
         block_table=inputs["block_table"],
         softcap=inputs["logit_cap"],
         q_descale=None,
-        k_descale=scale(inputs["k_scale"]),
-        v_descale=scale(inputs["v_scale"]),
+        k_descale=scale(inputs["k_scale"], query.device),
+        v_descale=scale(inputs["v_scale"], query.device),
     )
 
 

@@ -31,9 +31,9 @@ def paged(cache: torch.Tensor, page_size: int) -> torch.Tensor:
     return cache if cache.dim() == 4 else cache.unflatten(0, (-1, page_size))
 
 
-def scale(given: torch.Tensor | None) -> torch.Tensor:
-    """float32 [1], as callers hold the scale of a layer; 1 without one."""
-    return torch.ones(1) if given is None else given.reshape(1)
+def scale(given: torch.Tensor | None, device: torch.device) -> torch.Tensor:
+    """float32 [1] on `device`, as callers hold the scale of a layer; 1 without one."""
+    return torch.ones(1, device=device) if given is None else given.reshape(1)
 
 
 def name(dtype: torch.dtype) -> str:

@@ -110,7 +110,7 @@ def _splits(seq_lens: torch.Tensor, most: int) -> torch.Tensor:
 def _uneven(seq_lens: torch.Tensor) -> torch.Tensor:
     """int32 [1]: whether the shortest row has at most 0.8 of the longest one's keys (kernels/ops/attention/metadata.py)."""
     shortest, longest = int(seq_lens.min()), int(seq_lens.max())
-    return torch.tensor([int(shortest < longest and longest * 8 >= shortest * 10)], dtype=torch.int32)
+    return torch.tensor([int(shortest < longest and longest * 8 >= shortest * 10)], dtype=torch.int32, device=seq_lens.device)
 
 
 def rounding(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -67,6 +68,17 @@ def test_arguments_of_the_paged_decode(passed: list[dict[str, Any]]) -> None:
     assert call["value_cache"].shape == (7, 2, 4, 24)
     assert (call["k_scale"].tolist(), call["v_scale"].tolist()) == ([3.0], [1.0])
     assert (call["attn_scale"], call["max_seq_len"], call["compute_type"]) == (0.5, 12, tl.bfloat16)
+
+
+@pytest.mark.parametrize("launcher", [paged_attention_decode.paged_attention_decode, unified_attention.unified_attention])
+def test_what_is_made_besides_is_where_the_inputs_are(passed: list[dict[str, Any]], launcher: Callable[..., None]) -> None:
+    """Whatever the default device: on a GPU a tensor elsewhere is refused, or read as garbage."""
+    inputs = inputs_of()
+
+    with torch.device("meta"):
+        launcher(**inputs)
+
+    assert {str(value.device) for value in passed[0].values() if isinstance(value, torch.Tensor)} == {"cpu"}
 
 
 def test_arguments_of_the_unified_attention(passed: list[dict[str, Any]]) -> None:

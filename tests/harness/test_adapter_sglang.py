@@ -85,6 +85,17 @@ def test_uneven_batches(passed: list[dict[str, Any]], lengths: list[int], uneven
     assert passed[0]["uneven_batch"].tolist() == [uneven]
 
 
+def test_what_is_made_besides_is_where_the_inputs_are(passed: list[dict[str, Any]]) -> None:
+    """Whatever the default device: on a GPU a tensor elsewhere is refused, or read as garbage."""
+    inputs = inputs_of()
+
+    with torch.device("meta"):
+        decode_attention.decode_attention(**inputs)
+
+    made = [value for value in passed[0].values() if isinstance(value, torch.Tensor)]
+    assert {str(value.device) for value in made} == {"cpu"}
+
+
 def test_arguments_of_the_lean_decode(passed: list[dict[str, Any]]) -> None:
     """Scratch for as many programs as the launcher says, and locks that are free."""
     lean_decode_attention.lean_decode_attention(**inputs_of(logit_cap=0.0))

@@ -36,6 +36,16 @@ def test_slots(lengths: list[int], page_size: int, dtype: torch.dtype, seed: int
     assert kv_indptr.tolist() == [sum(lengths[:row]) for row in range(len(lengths) + 1)]
 
 
+def test_slots_are_made_where_the_table_is() -> None:
+    """Whatever the default device, which stands for that of another GPU here."""
+    table, lengths = torch.tensor([[3, 1]], dtype=torch.int32), torch.tensor([5])
+
+    with torch.device("meta"):
+        kv_indptr, kv_indices = slots(table, lengths, 4)
+
+    assert (kv_indptr.tolist(), kv_indices.tolist()) == ([0, 5], [12, 13, 14, 15, 4])
+
+
 def test_slots_beyond_32_bits() -> None:
     """A page's number times the page size does not wrap."""
     table = torch.tensor([[2**30]], dtype=torch.int32)
