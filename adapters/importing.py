@@ -86,6 +86,15 @@ class Upstream:
             except Exception as error:
                 raise UsageError(f"{self.package}: importing {name} raised {type(error).__name__}: {error}") from error
 
+    def find(self, name: str) -> ModuleType | None:
+        """The module `name` as the launchers see it; None where it is not the package's. See `Registry.register_finder`."""
+        if not self.owns(name):
+            return None
+        try:
+            return self._modules.get(name) or self.module(name)
+        except UsageError as error:
+            raise ImportError(str(error)) from error
+
     def _missing(self, name: str, error: ModuleNotFoundError) -> str:
         absent = str(error.name)
         if f"{name}.".startswith(f"{absent}."):

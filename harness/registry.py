@@ -10,10 +10,11 @@ from __future__ import annotations
 import fnmatch
 import importlib
 import pkgutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from types import ModuleType
 from typing import Any
 
 from tridiff.harness.announced import LEFT_OUT
@@ -31,7 +32,7 @@ class Registry:
 
     `plugins`: what `tridiff.harness.plugins.load` was given to make it, so that another process can make it again.
     `target`: what modules of kernels are told that ask Triton for the current device while they are imported.
-    `notes`: what plug-ins say of themselves, one line each, with the source of each.
+    `notes`: what plug-ins say of themselves, one line each, with the source of each. `finders`: see `register_finder`.
     """
 
     ops: dict[str, Op] = field(default_factory=dict)
@@ -41,6 +42,7 @@ class Registry:
     plugins: tuple[str, ...] = ()
     target: str = DEFAULT_TARGET
     notes: dict[str, str | None] = field(default_factory=dict)
+    finders: list[Callable[[str], ModuleType | None]] = field(default_factory=list)
     _sources: dict[tuple[str, ...], str | None] = field(default_factory=dict)
     _source: str | None = None
 
@@ -97,6 +99,16 @@ class Registry:
         """Have every run that loads the plug-in say `line` once: which release of a package it found, say."""
         self.notes[line] = self._source
 
+    def register_finder(self, finder: Callable[[str], ModuleType | None]) -> None:
+        """Have `finder` say which module a name means where `import` would not find it, or another; None: not its matter."""
+        self.finders.append(finder)
+
+    def module(self, name: str) -> ModuleType:
+        """The module of that name, in which a kernel's jit functions are. Raises ImportError where there is none."""
+        with targeting(self.target):
+            found = next((module for finder in self.finders if (module := finder(name)) is not None), None)
+            return found or importlib.import_module(name)
+
     @contextmanager
     def source(self, name: str) -> Iterator[None]:
         """Within this context, whatever is registered comes from `name`: a plug-in as its user calls it, or `BUILT_IN`."""
@@ -131,6 +143,7 @@ class Registry:
             plugins=tuple(plugins),
             target=target,
             notes=dict(self.notes),
+            finders=list(self.finders),
             _sources=dict(self._sources),
         )
 

@@ -48,6 +48,7 @@ _CHOICES: dict[str, tuple[object, ...]] = {
     "sum_dtype": tuple(DTYPES),
     "partial_dtype": tuple(DTYPES),
 }
+_NEEDED = ("p_dtype", "dot_precision")
 _COUNTS = ("block_n", "num_kv_splits")
 _OPTIONAL_COUNTS = ("query_columns", "split_multiple")
 
@@ -310,6 +311,9 @@ def _require_rounding(rounding: Mapping[str, Any]) -> None:
     for name, choices in _CHOICES.items():
         if name in rounding and rounding[name] not in choices:
             raise ValueError(f"rounding[{name!r}] is {rounding[name]!r}: must be one of {', '.join(map(str, choices))}")
+    missing = [name for name in (*_NEEDED, *_COUNTS) if name not in rounding]
+    if missing:
+        raise KeyError(f"rounding lacks {', '.join(missing)}")
     for name in (*_COUNTS, *(name for name in _OPTIONAL_COUNTS if name in rounding)):
         if rounding[name] < 1:
             raise ValueError(f"rounding[{name!r}] is {rounding[name]!r}: must be at least 1")

@@ -23,4 +23,5 @@ def register(registry: Registry) -> None:
             family.LAUNCHER.check()
         registry.register_kernel(family.KERNEL)
     registry.register_kernel(mla_decode.KERNEL)
+    registry.register_finder(AITER.find)
     registry.note(AITER.description)

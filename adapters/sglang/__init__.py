@@ -18,4 +18,5 @@ def register(registry: Registry) -> None:
     for family in FAMILIES:
         family.LAUNCHER.check()
         registry.register_kernel(family.KERNEL)
+    registry.register_finder(SGLANG.find)
     registry.note(SGLANG.description)

@@ -19,4 +19,5 @@ def register(registry: Registry) -> None:
         family.LAUNCHER.check()
         for kernel in family.KERNELS:
             registry.register_kernel(kernel)
+    registry.register_finder(VLLM.find)
     registry.note(VLLM.description)

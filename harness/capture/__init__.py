@@ -12,13 +12,14 @@ from tridiff.harness.capture.autotune import Choose, Pick, Tuning, first, forced
 from tridiff.harness.capture.capturing import backend_for, capturing, is_interpreting
 from tridiff.harness.capture.launches import Argument, Launch, Specialisation
 from tridiff.harness.capture.pretending import pretend, targeting
-from tridiff.harness.capture.rewriting import Elsewhere, Rewrite, is_rewritten, located, name_of, rewritten
+from tridiff.harness.capture.rewriting import Elsewhere, Finder, Rewrite, is_rewritten, located, name_of, rewritten
 from tridiff.harness.capture.stub import NotCompiled, times_asked
 
 __all__ = [
     "Argument",
     "Choose",
     "Elsewhere",
+    "Finder",
     "Launch",
     "NotCompiled",
     "Pick",

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import importlib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from types import ModuleType
 from typing import Any
 
 from triton.runtime.jit import JITFunction
@@ -40,11 +41,15 @@ def name_of(function: Any) -> str:
     return f"{function.fn.__module__}:{function.fn.__qualname__}"
 
 
-def located(name: str) -> list[Any]:
+Finder = Callable[[str], ModuleType]
+"""(name) -> the module of that name; raises ImportError. Not every module that holds kernels can be imported by its name."""
+
+
+def located(name: str, find: Finder = importlib.import_module) -> list[Any]:
     """The jit functions MODULE:NAME that their module holds, autotuned or plain; none for what is made within a function."""
     module, _, qualified = name.partition(":")
     try:
-        members = vars(importlib.import_module(module)).values()
+        members = vars(find(module)).values()
     except ImportError:
         return []
     found = [function for function in map(_unwrapped, list(members)) if function is not None]
@@ -99,20 +104,20 @@ def before_launch(function: Any) -> None:
 
 
 @contextmanager
-def rewritten(rewrite: Rewrite | None) -> Iterator[None]:
+def rewritten(rewrite: Rewrite | None, find: Finder = importlib.import_module) -> Iterator[None]:
     """Within this context the function has its other source; contexts do not nest. With None, nothing is rewritten.
 
-    What the last one compiled is kept, for the same rewrite to go on with. Raises `Elsewhere`.
+    `find`: where its module is. What the last one compiled is kept, for the same rewrite to go on with. Raises `Elsewhere`.
     """
     if rewrite is None:
         yield
         return
-    functions = located(rewrite.function)
+    functions = located(rewrite.function, find)
     if not functions or any(function.src != rewrite.replaces for function in functions):
         raise Elsewhere(f"{rewrite.function} is not the jit function that was read: has its file changed?")
     if not _last or _last[-1].rewrite != rewrite:
         _last[:] = [_Rewriting(rewrite)]
-    callers = [function for name in rewrite.affected for function in located(name)]
+    callers = [function for name in rewrite.affected for function in located(name, find)]
     _exchange(functions, rewrite.source, callers)
     _current.append(_last[-1])
     try:

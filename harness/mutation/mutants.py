@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
-from tridiff.harness.capture import Rewrite, located
+from tridiff.harness.capture import Finder, Rewrite, located
 from tridiff.harness.engines.spec import UsageError, nearest
 from tridiff.harness.mutation.operators import OPERATORS, mutations
 
@@ -38,8 +39,12 @@ def check_operators(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
-def mutants(functions: Iterable[str], only: Sequence[str] = ()) -> tuple[list[Mutant], list[str]]:
+def mutants(
+    functions: Iterable[str], only: Sequence[str] = (), find: Finder = importlib.import_module
+) -> tuple[list[Mutant], list[str]]:
     """The mutants of jit functions given as MODULE:NAME, by the operators `only` or by all, in the order of their files.
+
+    `find`: where their modules are.
 
     And those functions that cannot be mutated: another process would not find them under that name, since they are made within
     a function, or their source cannot be read as one.
@@ -48,7 +53,7 @@ def mutants(functions: Iterable[str], only: Sequence[str] = ()) -> tuple[list[Mu
     found: list[Mutant] = []
     hidden: list[str] = []
     for name in names:
-        definitions = located(name)
+        definitions = located(name, find)
         if not definitions or len({definition.src for definition in definitions}) > 1:
             hidden.append(name)
             continue

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any
@@ -32,7 +32,7 @@ from tridiff.harness.api import (
 from tridiff.harness.capture import Elsewhere, Rewrite, rewritten, seeded, targeting
 from tridiff.harness.checks.memory import check_memory
 from tridiff.harness.checks.values import check_poison, check_values, worst_ratio
-from tridiff.harness.declarations import check_inputs, check_judged
+from tridiff.harness.declarations import Malformed, check_inputs, check_judged
 from tridiff.harness.engines.cpu.engine import CpuEngine
 from tridiff.harness.engines.cpu.errors import KernelError, UnsupportedOperation
 from tridiff.harness.engines.cpu.ttir import FrontEndDrift
@@ -74,7 +74,7 @@ def examine(ref: KernelRef, spec: EngineSpec, case: Any, registry: Registry | No
         module = load(kernel, fault, spec.target)
     kinds: dict[str, type[Compilation | Reading]] = {COMPILER: Compilation, READER: Reading}
     try:
-        with rewritten(ref.rewrite):
+        with rewritten(ref.rewrite, known.module):
             return kinds.get(spec.name, _Examination)(known, kernel, module, spec, case).outcome()
     except Elsewhere as error:
         raise UsageError(str(error)) from error
@@ -138,10 +138,23 @@ class _Examination:
 
     def _judged(self, inputs: Mapping[str, Any], outputs: Mapping[str, torch.Tensor]) -> Verdict:
         rounding = self._rounding(inputs)
-        with self._declared("the reference"):
+        with self._declared("the reference"), self._understood(rounding):
             verdict = self._known.judge(self._op.name, inputs, rounding)
             check_judged(self._op.name, verdict, self._declares)
         return replace(verdict, outputs={name: verdict.outputs[name] for name in outputs})
+
+    @contextmanager
+    def _understood(self, rounding: Mapping[str, Any]) -> Iterator[None]:
+        """Within this context, what a built-in reference says of the `rounding` of a plug-in's kernel is the plug-in's matter."""
+        try:
+            yield
+        except (KeyError, ValueError) as error:
+            kernel, source = self._kernel, self._known.source_of("kernel", self._kernel.name)
+            if source in {None, blame.BUILT_IN} or isinstance(error, Malformed):
+                raise
+            says = f"{dict(rounding)} of kernel {kernel.name!r}" + ("" if kernel.rounding else ", which declares none")
+            what = f"the reference of {kernel.op} cannot use the rounding {says}: {blame.summary(error)}"
+            raise UsageError(f"plug-in {source}: {what}") from error
 
     def _rounding(self, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
         if self._kernel.rounding is None:

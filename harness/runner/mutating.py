@@ -143,7 +143,7 @@ class Mutating:
 
     def _choose(self) -> None:
         functions = dict.fromkeys(name for each in self.cases for program in each.programs for name in program.functions)
-        self.mutants, self.hidden = mutants(functions, self.only)
+        self.mutants, self.hidden = mutants(functions, self.only, self.registry.module)
         if not self.mutants:
             where = ", ".join(functions) or "no jit function at all"
             raise UsageError(f"kernel {self.kernel.name!r} launches nothing that can be mutated so: it launches {where}")

@@ -7,6 +7,7 @@ import importlib.machinery
 import json
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -22,9 +23,10 @@ from tridiff.adapters.importing import Launcher, Upstream
 from tridiff.adapters.stubs import Answers, Stub, architecture, is_hip, vllm
 from tridiff.harness import cli
 from tridiff.harness import registry as registries
-from tridiff.harness.api import Clean
+from tridiff.harness.api import Clean, Found
 from tridiff.harness.capture import targeting
 from tridiff.harness.engines.spec import COMPILER, EngineSpec, UsageError
+from tridiff.harness.mutation.mutants import mutants
 from tridiff.harness.plugins import load
 from tridiff.harness.registry import Registry
 from tridiff.harness.runner.examine import KernelRef, examine
@@ -85,6 +87,26 @@ def test_kernel_of_a_package_runs() -> None:
     assert isinstance(clean, Clean)
     assert isinstance(compiled, Clean)
     assert [kernel.function for kernel in compiled.compiled] == ["_scale"]
+
+
+def test_kernel_of_a_package_is_mutated(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its jit functions are found where no `import` would, also where the user's tests have a package of that name."""
+    upstream_package.write(PLACE)
+    known = adapted()
+    monkeypatch.setitem(sys.modules, "miniature", installed("miniature", "the user's"))
+    case = ScaleCase(rows=2, columns=5, factor=2.0)
+
+    found, hidden = mutants(["miniature.kernels.scale:_scale"], ["drop_factor"], known.module)
+    product = next(
+        mutant for mutant in found if "values * factor" in mutant.before[0] and "values * factor" not in mutant.after[0]
+    )
+    outcome = examine(replace(REF, rewrite=product.rewrite), EngineSpec(max_steps=100), case, known)
+
+    assert hidden == []
+    assert isinstance(outcome, Found)
+    assert outcome.finding.check == "mismatch"
+    assert isinstance(examine(REF, EngineSpec(max_steps=100), case, known), Clean)
+    assert mutants(["miniature.kernels.lost:_scale"], (), known.module) == ([], ["miniature.kernels.lost:_scale"])
 
 
 def test_platform_is_the_target_s() -> None:

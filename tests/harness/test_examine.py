@@ -56,6 +56,19 @@ def line_of(known: Registry, fault: str, snippet: str) -> str:
     return f"scale.py:{number}"
 
 
+def test_rounding_that_the_reference_cannot_use(known: Registry) -> None:
+    """What a plug-in's kernel lacks is told its author in one line; a built-in kernel that lacks it is our bug."""
+    known.references["scale"] = lambda _, rounding: rounding["additions_of"]
+    with known.source("mine.py"):
+        known.register_kernel(dataclasses.replace(known.kernel("scale"), name="mine", rounding=None))
+
+    told = r"plug-in mine.py: the reference of scale cannot use the rounding \{\} of kernel .mine., which declares none: KeyError"
+    with pytest.raises(UsageError, match=told):
+        examine(KernelRef(kernel="mine"), SPEC, CASE, known)
+    with pytest.raises(KeyError, match="additions_of"):
+        examined(known)
+
+
 # The right kernel
 
 

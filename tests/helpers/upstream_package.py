@@ -85,6 +85,7 @@ def register(registry):
     registry.register_kernel(
         Kernel(name="miniature_scale", op="scale", module=__name__, launcher="scale", rounding="rounding")
     )
+    registry.register_finder(MINIATURE.find)
     registry.note(MINIATURE.description)
 """
 
