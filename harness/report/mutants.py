@@ -77,11 +77,11 @@ class MutantsReport:
 
 
 def verdict(runs: Sequence[Mutating], min_score: float | None) -> Verdict:
-    """What the hunts come to: a success, unless a score was asked for that a kernel does not reach, or may not have reached."""
+    """What the hunts come to: a success, unless a score was asked for that a kernel does not reach, or may not reach."""
     if min_score is None:
         return Verdict(code=Exit.CLEAN)
-    low = [run for run in runs if run.interrupted or run.score is None or run.score < min_score]
+    low = [run for run in runs if run.interrupted or run.unsteady or run.least_score is None or run.least_score < min_score]
     if not low:
         return Verdict(code=Exit.CLEAN)
     scores = ", ".join(f"{run.kernel.name} ({'no score' if run.score is None else f'{run.score:.1f} %'})" for run in low)
-    return Verdict(code=Exit.FINDINGS, complaint=f"below --min-score {min_score:g}, or ended before it was known: {scores}")
+    return Verdict(code=Exit.FINDINGS, complaint=f"below --min-score {min_score:g}, or not known to reach it: {scores}")

@@ -87,11 +87,20 @@ def notes(run: Mutating) -> Iterator[str]:
     if run.left_out:
         kinds = ", ".join(f"{kind} {count}" for kind, count in sorted(run.left_out.items()))
         yield f"{name}: cases left out, since the original does not pass them: {kinds}"
+    if run.unsteady:
+        yield f"{name}: the original fails {plural(run.unsteady)} only sometimes: mutants may have been killed by chance"
     if run.hidden:
         yield f"{name}: not mutated, since these are no functions of their modules: {', '.join(run.hidden)}"
     if len(run.hunts) < len(run.mutants):
-        why = "interrupted" if run.interrupted else "a sample that depends on the seed alone"
-        yield f"{name}: {len(run.hunts)} of {len(run.mutants)} mutants were tried ({why})"
+        yield f"{name}: {len(run.hunts)} of {len(run.mutants)} mutants were tried ({_why_not_all(run)})"
+
+
+def _why_not_all(run: Mutating) -> str:
+    if run.interrupted:
+        return "interrupted"
+    if len(run.hunts) == len(run.chosen):
+        return "a sample that depends on the seed alone"
+    return "time ran out" + (f", before {run.cut_short} more were killed or had survived" if run.cut_short else "")
 
 
 def closing(run: Mutating) -> str:

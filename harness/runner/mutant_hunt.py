@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tridiff.harness.api import Clean, Found, Infrastructure, Kernel, Outcome, Program
+from tridiff.harness.api import DEADLY, Clean, Finding, Found, Infrastructure, Kernel, Outcome, Program
 from tridiff.harness.capture import Rewrite
 from tridiff.harness.engines.spec import READER, EngineSpec, UsageError
 from tridiff.harness.mutation.mutants import Mutant
@@ -16,6 +16,9 @@ from tridiff.harness.runner.examiner import Examiner
 
 MOST_REFUSED = 20
 """Specialisations of a mutant that Triton refuses before the others are taken to be refused, too."""
+UNSTEADY = "a check fired, and not when the case ran again"
+_CONFIRMED = DEADLY | {"hang"}
+"""Checks whose Findings were seen in a fresh process as well."""
 KILLED, SURVIVED, EQUIVALENT, STILLBORN = "killed", "survived", "equivalent", "stillborn"
 """What becomes of a mutant. Equivalent: its IR is the original's in all that is drawn. Stillborn: where it is not, Triton refuses
 it; that is no merit of a fuzz run."""
@@ -96,7 +99,7 @@ class Hunting:
         self._unjudged = ""
 
     def run(self, examiner: Examiner | None) -> Hunt | None:
-        """Up to the first Finding, or to the last Case; None where time ran out."""
+        """Up to the first Finding that a second run shows as well, or to the last Case; None where time ran out."""
         self._examiner = examiner
         for at, known in enumerate(self._cases, 1):
             if self._is_over():
@@ -108,12 +111,21 @@ class Hunting:
             outcome = self._tried(self._trials.run, known.case)
             if isinstance(outcome, Found):
                 self._judged += 1
-                return self._ended(KILLED, at, check=outcome.finding.check, message=outcome.finding.message)
-            if isinstance(outcome, Clean):
+                if self._is_steady(known.case, outcome.finding):
+                    return self._ended(KILLED, at, check=outcome.finding.check, message=outcome.finding.message)
+                self._unjudged = self._unjudged or UNSTEADY
+            elif isinstance(outcome, Clean):
                 self._judged += 1
             else:
                 self._unjudged = self._unjudged or outcome.reason
         return self._survivor()
+
+    def _is_steady(self, case: Any, finding: Finding) -> bool:
+        """Whether `case` fails so again: of a kernel that fails by chance, nothing is the mutant's doing."""
+        if finding.check in _CONFIRMED:
+            return True
+        again = self._tried(self._trials.run, case)
+        return isinstance(again, Found) and again.finding.signature() == finding.signature()
 
     def _survivor(self) -> Hunt:
         count = len(self._cases)

@@ -51,8 +51,10 @@ class Mutating:
     """Hunts the mutants of one Kernel. State can be read while it runs.
 
     `only`: the operators; none for all. `cases`: those that the original passes, in the order in which a mutant meets them, the
-    most diverse first. `left_out`: the others, by what became of the original. `mutants`: all there are, `chosen`: those to be
-    tried, of which a time limit or Ctrl-C may leave some. `hidden`: functions that cannot be mutated. `hunts`: by mutant's name.
+    most diverse first. `left_out`: the others, by what became of the original; `unsteady`: how many of them it fails, and passes
+    when they run again. `mutants`: all there are, `chosen`: those to be tried, of which a time limit or Ctrl-C may leave some.
+    `cut_short`: how many had survived so far when time ran out. `hidden`: functions that cannot be mutated. `hunts`: by mutant's
+    name.
     """
 
     kernel: Kernel
@@ -69,6 +71,8 @@ class Mutating:
     chosen: list[Mutant] = field(default_factory=list)
     hidden: list[str] = field(default_factory=list)
     hunts: dict[str, Hunt] = field(default_factory=dict)
+    unsteady: int = 0
+    cut_short: int = 0
     interrupted: bool = False
     elapsed: float = 0.0
     _digests: dict[str, str] = field(default_factory=dict)
@@ -100,6 +104,12 @@ class Mutating:
         return 100.0 * killed / (killed + survived) if killed + survived else None
 
     @property
+    def least_score(self) -> float | None:
+        """The score if all that were cut short had survived: they were hunted longest, so they are no fair sample of the rest."""
+        killed, others = len(self.by_fate(KILLED)), len(self.by_fate(SURVIVED)) + self.cut_short
+        return 100.0 * killed / (killed + others) if killed + others else None
+
+    @property
     def examples_to_kill(self) -> tuple[float, int] | None:
         """The median, and the most; None where nothing was killed."""
         counts = [hunt.examples for hunt in self.by_fate(KILLED)]
@@ -126,6 +136,8 @@ class Mutating:
                 elif not self.crew.is_stopping:
                     kind = type(outcome).__name__.lower() + (f" ({outcome.finding.check})" if isinstance(outcome, Found) else "")
                     self.left_out[kind] = self.left_out.get(kind, 0) + 1
+                    if isinstance(outcome, Found) and isinstance(self._trials.run(examiner, case, None), Clean):
+                        self.unsteady += 1
             except UsageError:
                 raise
             except Exception as error:
@@ -152,9 +164,12 @@ class Mutating:
     # Mutants ----------------------------------------------------------------------------------------------------------
 
     def _try(self, examiner: Examiner | None, mutant: Mutant) -> None:
-        hunt = None if self._is_over() else self._hunting(mutant).run(examiner)
+        if self._is_over():
+            return
+        hunt = self._hunting(mutant).run(examiner)
         if hunt is not None and not self.crew.is_stopping:
             self.hunts[mutant.name] = hunt
+        self.cut_short += hunt is None
         self._tell("mutants", len(self.hunts), len(self.chosen))
 
     def _hunting(self, mutant: Mutant) -> Hunting:

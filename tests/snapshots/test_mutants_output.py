@@ -57,7 +57,7 @@ def test_least_score(capsys: pytest.CaptureFixture[str], least: str, expected: E
     assert "2 of 3 mutants killed (66.7 %)" in out
     assert code == expected
     assert err == (
-        "" if expected is Exit.CLEAN else "tridiff: below --min-score 67, or ended before it was known: guarded (66.7 %)\n"
+        "" if expected is Exit.CLEAN else "tridiff: below --min-score 67, or not known to reach it: guarded (66.7 %)\n"
     )
 
 

@@ -21,6 +21,10 @@ from tridiff.harness.engines.spec import EngineSpec, UsageError
 from tridiff.harness.isolation import process
 from tridiff.harness.isolation.isolated import Isolated, Limits
 from tridiff.harness.mutation.mutants import Mutant, check_operators, mutants, sampled
+from tridiff.harness.report.mutants import verdict
+from tridiff.harness.report.mutants_text import notes
+from tridiff.harness.report.verdict import Exit
+from tridiff.harness.runner import mutant_hunt
 from tridiff.harness.runner import mutating as module
 from tridiff.harness.runner.crew import Crew
 from tridiff.harness.runner.examine import KernelRef, examine
@@ -31,6 +35,7 @@ from tridiff.harness.runner.mutant_hunt import (
     MOST_REFUSED,
     STILLBORN,
     SURVIVED,
+    UNSTEADY,
     Hunt,
     Hunting,
     Known,
@@ -112,6 +117,24 @@ def test_time_runs_out() -> None:
 
     assert (run.hunts, run.interrupted, run.score) == ({}, False, None)
     assert run.mutants
+
+
+def test_time_runs_out_within_a_hunt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who was not killed by then may be a survivor: a score that is asked for is reached only where it does not matter."""
+    run = mutating("guarded", "drop_factor")
+    hunts = Hunting.run
+
+    def cut(hunting: Hunting, examiner: Examiner | None) -> Hunt | None:
+        return hunts(hunting, examiner) if run.hunts == {} else None
+
+    monkeypatch.setattr(Hunting, "run", cut)
+    run.run()
+
+    assert (len(run.hunts), run.cut_short) == (1, len(run.mutants) - 1)
+    assert run.score == 100.0
+    assert run.least_score == pytest.approx(100.0 / len(run.mutants))
+    assert verdict([run], 100.0).code == Exit.FINDINGS
+    assert f"time ran out, before {run.cut_short} more were killed" in "".join(notes(run))
 
 
 def test_interrupted() -> None:
@@ -265,7 +288,41 @@ def test_one_of_two_kernels_differs() -> None:
     hunt, asked = hunted([known(0, 1), known(1)], script, {1: CLEAN, 2: found("nan")})
 
     assert (hunt.fate, hunt.check, hunt.message, hunt.examples, hunt.judged) == (KILLED, "nan", "nan!", 2, 2)
-    assert asked == ["read 1", "run 1", "run 2"]
+    assert asked == ["read 1", "run 1", "run 2", "run 2"]
+
+
+def test_killed_by_chance() -> None:
+    """A check that does not fire again has killed nothing; one that ended a process was seen twice before."""
+    trials: Any = Scripted({1: read(program(0, "x"))}, {1: found("nan")})
+    outcomes = iter([found("nan"), CLEAN])
+    trials.run = lambda *_: next(outcomes)
+    hunt = Hunting(trials, [known(0)], ORIGINAL, MUTANT).run(None)
+    deadly, asked = hunted([known(0)], {1: read(program(0, "x"))}, {1: found("crash")})
+
+    assert hunt is not None
+    assert (hunt.fate, hunt.judged, hunt.reason) == (SURVIVED, 1, UNSTEADY)
+    assert (deadly.fate, asked) == (KILLED, ["read 1", "run 1"])
+
+
+def test_original_that_fails_by_chance(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is said, and a score is not taken for granted."""
+    run = mutating("guarded", "drop_factor")
+    failed: list[Any] = []
+
+    def examined(ref: KernelRef, spec: EngineSpec, case: Any, known: Any) -> Outcome:
+        if ref.rewrite is None and case == CASES[0] and not failed:
+            failed.append(case)
+            return found("nan")
+        return examine(ref, spec, case, known)
+
+    monkeypatch.setattr(mutant_hunt, "examine", examined)
+    run.run()
+
+    assert (run.unsteady, run.left_out, len(run.cases)) == (1, {"found (nan)": 1}, 2)
+    assert any("fails 1 case only sometimes" in line for line in notes(run))
+    assert run.score is not None
+    assert verdict([run], run.score).code == Exit.FINDINGS
+    assert verdict([replace(run, unsteady=0)], run.score).code == Exit.CLEAN
 
 
 def test_refused_everywhere() -> None:
