@@ -23,6 +23,9 @@ LONGEST = 366
 _TABLE = "failure"
 _NARROWING = ("signature", "message", "line", "when")
 """At least one of these narrows what a tolerated entry forgives."""
+_ALIKE = frozenset({"corruption", "unwritten", "nan", "mismatch", "poison"})
+"""Checks of what a kernel has written. All their Findings of one kernel have the same words and one signature, whatever the
+defect: only the Cases tell them apart."""
 _OF_FINDINGS = ("check", "also", "signature", "message", "line", "targets")
 _ADVICE = "give the path of a ledger of known failures with --known-failures, or go without: --no-known-failures"
 
@@ -79,6 +82,7 @@ def _entry(path: Path, number: int, table: Mapping[str, Any], now: date) -> Entr
     expires = _expires(place, table["expires"], now)
     _check_whys(place, table)
     _check_scope(place, table)
+    _check_ranges(place, table.get("when", {}))
     lists: dict[str, Any] = {key: tuple(table[key]) for key in ("also", "targets") if key in table}
     case = path.absolute().parent / table["case"] if isinstance(table.get("case"), str) else table.get("case")
     known: dict[str, Any] = {**table, **lists, "case": case, "expires": expires}
@@ -97,8 +101,9 @@ def _expires(place: str, given: str, now: date) -> date:
     except ValueError as error:
         raise UsageError(f"{place}: expires: {given}: {error}") from error
     if expires < now:
+        days = (now - expires).days
         raise UsageError(
-            f"{place}: expired on {given}, {(now - expires).days} days ago: look whether it still fails, then remove the "
+            f"{place}: expired on {given}, {days} day{'s' * (days != 1)} ago: look whether it still fails, then remove the "
             "entry or set another date"
         )
     if (expires - now).days > LONGEST:
@@ -109,6 +114,12 @@ def _expires(place: str, given: str, now: date) -> date:
 def _check_whys(place: str, table: Mapping[str, Any]) -> None:
     if not ("reason" in table or "issue" in table):
         raise UsageError(f"{place}: without a reason: write one, or link the issue")
+
+
+def _check_ranges(place: str, when: Mapping[str, Any]) -> None:
+    for name, test in when.items():
+        if isinstance(test, Mapping) and not test.get("min", float("-inf")) <= test.get("max", float("inf")):
+            raise UsageError(f"{place}: when.{name}: {dict(test)}: no number lies in this range")
 
 
 def _check_scope(place: str, table: Mapping[str, Any]) -> None:
@@ -123,5 +134,7 @@ def _check_scope(place: str, table: Mapping[str, Any]) -> None:
         raise UsageError(f"{place}: {missing}: missing: what is {TOLERATED} needs a check, and the minimal case that shows it")
     if not any(key in table for key in _NARROWING):
         raise UsageError(f"{place}: forgives every {table['check']}: say which one with {', '.join(_NARROWING[:-1])} or when")
+    if table["check"] in _ALIKE and "when" not in table:
+        raise UsageError(f"{place}: when: missing: one {table['check']} looks like another, so say in which cases it is this one")
     if table["check"] in table.get("also", ()):
         raise UsageError(f"{place}: also: {table['check']} is the check itself; name those that fire besides it")

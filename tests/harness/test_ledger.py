@@ -164,6 +164,9 @@ def test_both_options() -> None:
             "",
             "entry 1 (scale): forgives every mismatch: say which one with signature, message, line or when",
         ),
+        ("when = { columns = { min = 5 } }\n", 'message = "times the"\n', "entry 1 (scale): when: missing: one mismatch "),
+        ("{ min = 5 }", "{ min = 9, max = 5 }", "entry 1 (scale): when.columns: {'min': 9, 'max': 5}: no number lies in "),
+        ("{ min = 5 }", "{ min = nan }", "entry 1 (scale): when.columns: {'min': nan}: no number lies in this range"),
         ("when =", 'also = ["mismatch"]\nwhen =', "entry 1 (scale): also: mismatch is the check itself; name those that fire "),
         ("when =", 'also = ["nann"]\nwhen =', "entry 1 (scale): also[0]: 'nann': must be one of launch, "),
         ("when =", 'message = "short"\nwhen =', "entry 1 (scale): message: 'short': must be a part of a message, of at least 8 "),
@@ -249,7 +252,7 @@ def test_expiry() -> None:
     assert days(last) == 0
     assert days(last - timedelta(days=366)) == 366
     for now, what in (
-        (last + timedelta(days=1), "expired on 2027-01-31, 1 days ago"),
+        (last + timedelta(days=1), "expired on 2027-01-31, 1 day ago"),
         (last - timedelta(days=367), "at most 366"),
     ):
         with pytest.raises(UsageError, match=what):

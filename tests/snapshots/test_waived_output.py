@@ -32,7 +32,7 @@ WRONG = f"""[[failure]]
 kernel = "scale_wrong"
 status = "tolerated"
 check = "mismatch"
-message = "expected 3: more than 7 times the error bound"
+when = {{ columns = {{ min = 2 }} }}
 case = {{ columns = 2 }}
 issue = "https://example.org/1"
 {WHO}"""
