@@ -346,7 +346,6 @@ def list_(
     """Show ops, kernels and their domains, engines and faults."""
     registry = starting.registry(starting.plugins(starting.settings(config_file), plugin))
     from tridiff.harness.report import document, text
-    from tridiff.harness.report.run_text import WIDE
     from tridiff.harness.runner.covering import coverages
 
     kernels = registry.chosen([], kernel or [])
@@ -355,7 +354,7 @@ def list_(
         _stdout().print_json(json.dumps(document.list_document(registry, kernels, covered)))
     else:
         console = _stdout()
-        console.print(text.list_table(registry, kernels, covered, wide=console.width >= WIDE))
+        console.print(text.fitting_list(console, registry, kernels, covered))
         for line in text.domains_text(kernels if kernel else [], covered):
             _say(line)
         for line in text.models_text(registry):

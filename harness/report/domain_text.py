@@ -39,7 +39,8 @@ def described(allowed: tuple[Any, ...] | range) -> str:
     """The values of a restriction, in short."""
     if isinstance(allowed, range):
         step = f" in steps of {abs(allowed.step)}" if abs(allowed.step) != 1 else ""
-        return f"{min(allowed[0], allowed[-1])} to {max(allowed[0], allowed[-1])}{step}"
+        ends = f"{min(allowed[0], allowed[-1])} to {max(allowed[0], allowed[-1])}{step}"
+        return ends if len(allowed) > 1 else str(allowed[0])
     shown = ", ".join(map(str, allowed[:_MOST_VALUES]))
     return f"{shown} and {len(allowed) - _MOST_VALUES} more" if len(allowed) > _MOST_VALUES else shown
 
@@ -61,7 +62,14 @@ def coverage_lines(runs: Sequence[Summary]) -> Iterator[str]:
                 if counts.unsupported
                 else ""
             )
-            yield f"{name}: covers {percent(document['share'])} of {counts.op}, by its declared domain{refused}"
+            covers = f"covers {percent(document['share'])} of {counts.op}, by its declared domain"
+            yield f"{name}: {covers}{_not_drawn(document)}{refused}"
+
+
+def _not_drawn(document: Mapping[str, Any]) -> str:
+    """Which restrictions ask for what the whole Op never has, and so leave none of it: a share of 0 % would say nothing else."""
+    facets = ", ".join(each["facet"] for each in document["restrictions"] if each["left_out"] == 1)
+    return f"; {facets}: what it supports is drawn for such kernels alone" if facets else ""
 
 
 def unrunnable_lines(runs: Sequence[Summary]) -> Iterator[str]:

@@ -78,7 +78,7 @@ class FuzzReport:
         return (
             f"{counts.kernel}: {self._shrinking}{counts.cases} cases, {runs / max(elapsed, 1e-9):.1f} cases/s, "
             f"{len(counts.specialisations)} specialisations, worst ratio {counts.worst_ratio:.3f}, "
-            f"{self._minimal} findings, {elapsed:.0f} s"
+            f"{self._minimal} finding{'s' * (self._minimal != 1)}, {elapsed:.0f} s"
         )
 
 

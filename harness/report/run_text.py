@@ -17,6 +17,8 @@ from tridiff.harness.report.summary import Counts, Deaths, Summary, findings_of,
 
 WIDE = 100
 """Columns of a terminal below which tables leave out what is least needed, so that names of kernels are not folded."""
+_ANY_WIDTH = 1000
+"""Columns that no table needs."""
 
 
 def headline(runs: Sequence[Summary]) -> str:
@@ -51,7 +53,7 @@ def show(console: Console, runs: Sequence[Summary]) -> None:
     kernels = kernels_of(runs)
     for deaths in infrastructure_blocks(kernels):
         console.print(deaths, soft_wrap=True)
-    console.print(fuzz_table(runs, wide=console.width >= WIDE))
+    console.print(fitting_table(console, runs))
     reasons = reasons_text({name: counts.reasons for name, counts in kernels.items()})
     for line in (*reasons, *waived.quarantine_lines(runs), *notes(runs), closing(runs)):
         console.print(line, markup=False, soft_wrap=True)
@@ -127,15 +129,28 @@ def _death_rows(reason: str, deaths: Deaths) -> Iterator[tuple[str, str]]:
         yield "last words", "\n    ".join(deaths.tail)
 
 
-def fuzz_table(runs: Sequence[Summary], *, wide: bool = True) -> Table:
+def fitting_table(console: Console, runs: Sequence[Summary]) -> Table:
+    """`fuzz_table` with the most columns for which no name has to be folded."""
+    if console.width < WIDE:
+        return fuzz_table(runs, op=False, wide=False)
+    table = fuzz_table(runs)
+    return table if fits(console, table) else fuzz_table(runs, op=False)
+
+
+def fits(console: Console, table: Table) -> bool:
+    """Whether no cell of `table` has to be folded."""
+    return console.measure(table, options=console.options.update(max_width=_ANY_WIDTH)).maximum <= console.width
+
+
+def fuzz_table(runs: Sequence[Summary], *, op: bool = True, wide: bool = True) -> Table:
     """One row a kernel: what was run, how fast, how close to the bound, and what was found.
 
-    `wide`: whether there is room for the Op, which the kernel implies, for the speed and for the count of specialisations.
+    `op`: whether there is room for the Op, which the kernel implies; `wide`: for the speed and for the count of specialisations.
     """
     found = [record["repro"]["kernel"] for record, _ in findings_of(runs).values()]
     elapsed = sum(run.seconds for run in runs)
     table = Table()
-    if wide:
+    if op:
         table.add_column("op", overflow="fold")
     table.add_column("kernel", overflow="fold")
     for heading in ("cases", *(("cases/s", "spec.") if wide else ()), "worst ratio", "inconcl.", "not judged", "findings"):
@@ -143,7 +158,7 @@ def fuzz_table(runs: Sequence[Summary], *, wide: bool = True) -> Table:
     for name, counts in kernels_of(runs).items():
         speed = (counts.cases + counts.shrink_runs) / elapsed if elapsed > 0 else 0.0
         table.add_row(
-            *([counts.op] if wide else []),
+            *([counts.op] if op else []),
             name,
             str(counts.cases),
             *([f"{speed:.1f}", str(len(counts.specialisations))] if wide else []),

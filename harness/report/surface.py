@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from rich.console import Console
@@ -11,6 +12,8 @@ from tridiff.harness.api import Allowed
 from tridiff.harness.ledger import Ledger
 from tridiff.harness.registry import Registry, runs_here
 from tridiff.harness.report import waived
+from tridiff.harness.report.domain_text import described
+from tridiff.harness.report.run_text import WIDE, block
 
 SCHEMA = 1
 """Version of the document's form."""
@@ -46,12 +49,12 @@ def document(ledger: Ledger | None, registry: Registry) -> dict[str, Any]:
 
 
 def show(console: Console, ledger: Ledger | None, registry: Registry) -> None:
-    """A table for each kind of waiver that there is, and a line that counts them."""
+    """A table of the known failures, lines for the other kinds of waiver, and a line that counts them."""
     surface = document(ledger, registry)
     if surface["known_failures"]:
-        console.print(_failures(surface["known_failures"]))
-    if surface["domains"]:
-        console.print(_domains(surface["domains"]))
+        _show_failures(console, surface["known_failures"])
+    for line in _domains(registry):
+        _say(console, line)
     for each in surface["not_run_here"]:
         _say(console, f"{each['kernel']}: cannot run here: needs engine {' or '.join(each['engines'])}")
     for entry in surface["known_failures"]:
@@ -60,6 +63,20 @@ def show(console: Console, ledger: Ledger | None, registry: Registry) -> None:
         if entry["days"] <= SOON:
             _say(console, f"{entry['kernel']}: entry {entry['number']} expires soon: {waived.until(entry)}")
     _say(console, _closing(surface))
+
+
+def _show_failures(console: Console, entries: list[dict[str, Any]]) -> None:
+    """A table where there is room for one, else a block an entry."""
+    if console.width >= WIDE:
+        console.print(_failures(entries))
+        return
+    for entry in entries:
+        rows = {"status": entry["status"], "what": entry["scope"], "why": waived.why(entry), "owner": entry["owner"]}
+        expires = f"{entry['expires']}, {entry['days']} days left"
+        console.print(
+            block(f"entry {entry['number']}: {entry['kernel']}", {**rows, "expires": expires}.items(), style="bold"),
+            soft_wrap=True,
+        )
 
 
 def _failures(entries: list[dict[str, Any]]) -> Table:
@@ -73,15 +90,12 @@ def _failures(entries: list[dict[str, Any]]) -> Table:
     return table
 
 
-def _domains(restrictions: list[dict[str, Any]]) -> Table:
-    table = Table()
-    for heading in ("kernel", "only supports", "of", "why"):
-        table.add_column(heading, overflow="fold")
-    for each in restrictions:
-        allowed = each["allowed"]
-        shown = _range(allowed) if isinstance(allowed, dict) else ", ".join(map(str, allowed))
-        table.add_row(each["kernel"], shown, each["facet"], each["reason"])
-    return table
+def _domains(registry: Registry) -> Iterator[str]:
+    """Lines rather than a table, in which reasons would be folded to ribbons."""
+    for kernel in registry.kernels.values():
+        if kernel.domain:
+            yield f"{kernel.name} supports a part of {kernel.op} only:"
+            yield from (f"  {each.facet}: {described(each.allowed)}: {' '.join(each.reason.split())}" for each in kernel.domain)
 
 
 def _allowed(allowed: Allowed) -> Any:
@@ -89,11 +103,6 @@ def _allowed(allowed: Allowed) -> Any:
     if not isinstance(allowed, range):
         return list(allowed)
     return {"min": allowed[0], "max": allowed[-1], "step": allowed.step} if allowed else []
-
-
-def _range(allowed: dict[str, int]) -> str:
-    step = f" in steps of {allowed['step']}" if allowed["step"] != 1 else ""
-    return f"{allowed['min']} to {allowed['max']}{step}"
 
 
 def _closing(surface: dict[str, Any]) -> str:

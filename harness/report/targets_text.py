@@ -180,7 +180,7 @@ def notes(survey: Survey) -> Iterator[str]:
     """What else there is to say, a line each; what holds for several targets is said once."""
     yield from _reasons(survey.rows.values())
     if survey.unrunnable:
-        yield f"not Triton's, left out: {', '.join(survey.unrunnable)}"
+        yield f"cannot be compiled by itself, left out: {', '.join(survey.unrunnable)}"
     for kernel in survey.kernels:
         rows = {target: survey.rows[kernel.name, target] for target in survey.targets}
         yield from _early(kernel.name, rows)

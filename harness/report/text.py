@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -14,8 +15,11 @@ from tridiff.harness.domains import Coverage
 from tridiff.harness.registry import Registry
 from tridiff.harness.report.domain_text import domain_document, domain_lines, percent
 from tridiff.harness.report.recording import differing, finding_fields
-from tridiff.harness.report.run_text import described, finding_block
+from tridiff.harness.report.run_text import described, finding_block, fits
 from tridiff.harness.runner.prove import Proof
+
+_LEFT_OUT = ((), ("module",), ("module", "from"), ("module", "from", "op"))
+"""Columns that `tridiff list` leaves out of narrower and narrower terminals."""
 
 
 def describe_case(case: Any) -> str:
@@ -64,20 +68,36 @@ def _proof_case(proof: Proof) -> str:
     return describe_case(proof.finding.case) + ("" if proof.shrunk else " (not fully shrunk)")
 
 
-def list_table(registry: Registry, kernels: Iterable[Kernel], coverage: Mapping[str, Coverage], *, wide: bool = True) -> Table:
-    """One row a Kernel. `coverage`: of those with a domain. `wide`: whether there is room for the module."""
+def list_table(
+    registry: Registry, kernels: Iterable[Kernel], coverage: Mapping[str, Coverage], *, without: Collection[str] = ()
+) -> Table:
+    """One row a Kernel. `coverage`: of those with a domain. `without`: columns that are left out."""
     table = Table()
-    optional = {"covers": bool(coverage), "module": wide}
-    headings = ("op", "kernel", "engines", "covers", "faults", "module", "from")
-    for heading in (heading for heading in headings if optional.get(heading, True)):
+    left_out = {*without, *(() if coverage else ("covers",))}
+    headings = [
+        heading for heading in ("op", "kernel", "engines", "covers", "faults", "module", "from") if heading not in left_out
+    ]
+    for heading in headings:
         table.add_column(heading, overflow="fold")
     for kernel in kernels:
-        faults = str(len(registry.faults.get(kernel.name, [])))
-        source = registry.source_of("kernel", kernel.name) or ""
-        module = [kernel.module] if wide else []
-        covers = [percent(coverage[kernel.name].share if kernel.name in coverage else 1.0)] if coverage else []
-        table.add_row(kernel.op, kernel.name, ", ".join(kernel.engines), *covers, faults, *module, source)
+        cells = {
+            "op": kernel.op,
+            "kernel": kernel.name,
+            "engines": ", ".join(kernel.engines),
+            "covers": percent(coverage[kernel.name].share if kernel.name in coverage else 1.0),
+            "faults": str(len(registry.faults.get(kernel.name, []))),
+            "module": kernel.module,
+            "from": registry.source_of("kernel", kernel.name) or "",
+        }
+        table.add_row(*(cells[heading] for heading in headings))
     return table
+
+
+def fitting_list(console: Console, registry: Registry, kernels: Iterable[Kernel], coverage: Mapping[str, Coverage]) -> Table:
+    """`list_table` with the most columns for which nothing has to be folded; without the least needed ones in any event."""
+    kernels = list(kernels)
+    tables = [list_table(registry, kernels, coverage, without=without) for without in _LEFT_OUT]
+    return next((table for table in tables if fits(console, table)), tables[-1])
 
 
 def domains_text(kernels: Iterable[Kernel], coverage: Mapping[str, Coverage]) -> list[str]:

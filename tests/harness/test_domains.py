@@ -342,6 +342,17 @@ def test_coverage_is_drawn_from_the_whole_op() -> None:
     assert first["part"].share == pytest.approx(0.5, abs=0.2)
 
 
+def test_a_share_of_nothing_is_explained() -> None:
+    """A kernel may ask for what the whole Op never has: its 0 % then say nothing of the rest, and the line names the facet."""
+    known = restricted(rows(2, 3))
+    covered = Coverage(cases=200, share=0.0, left_out={"rows": 1.0})
+    run = recorded.run("part", domains={"part": domain_document(known.kernel("part"), covered)})
+
+    lines = list(notes([Summary(run)]))
+
+    assert lines == ["part: covers 0 % of scale, by its declared domain; rows: what it supports is drawn for such kernels alone"]
+
+
 def test_what_is_shown_of_coverage() -> None:
     """At the end of a run, in its document, and by `tridiff list` with the reasons."""
     known = restricted(rows(2, 3))
@@ -385,6 +396,7 @@ def test_values_are_shown_in_short() -> None:
     """Ranges by their ends, long tuples cut."""
     assert described(range(16, 257, 16)) == "16 to 256 in steps of 16"
     assert described(range(1, 4)) == "1 to 3"
+    assert described(range(1, 2)) == "1"
     assert described(tuple(range(10))) == "0, 1, 2, 3, 4, 5, 6, 7 and 2 more"
 
 

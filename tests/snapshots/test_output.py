@@ -143,12 +143,37 @@ def test_fuzz_table(snapshot: SnapshotAssertion) -> None:
 
 def test_fuzz_table_in_a_narrow_terminal() -> None:
     """At 80 columns some columns are left out, and no heading or number is cut."""
-    said = shown(run_text.fuzz_table([MANY], wide=False), 80)
+    said = shown(run_text.fitting_table(Console(width=80), [MANY]), 80)
 
     assert "\u2026" not in said
     assert max(map(len, said.splitlines())) <= 80
     for heading in ("kernel", "cases", "worst", "inconcl.", "judged", "findings"):
         assert heading in said
+
+
+def test_names_of_kernels_are_not_folded() -> None:
+    """The Op, which the kernel implies, is left out where a name would otherwise be folded, and only there."""
+    name = "their_" + "long_" * 10 + "name"
+    run = recorded.folded([recorded.run(name), recorded.case(kernel=name), recorded.end(seconds=1.0)])
+
+    wide, narrower = (shown(run_text.fitting_table(Console(width=width), [run]), width) for width in (150, 140))
+
+    assert all(name in said and "cases/s" in said for said in (wide, narrower))
+    assert ("\u2503 op " in wide, "\u2503 op " in narrower) == (True, False)
+
+
+@pytest.mark.parametrize(
+    ("columns", "shown_columns"), [(80, ["op", "from", "module"]), (60, ["op", "from"]), (45, ["op"]), (36, [])]
+)
+def test_list_in_a_narrow_terminal(columns: int, shown_columns: list[str]) -> None:
+    """Names of kernels are whole in any terminal that has room for them; what is least needed goes first."""
+    known = registry()
+
+    said = shown(text.fitting_list(Console(width=columns), known, known.kernels.values(), {}), columns)
+
+    assert max(map(len, said.splitlines())) <= columns
+    assert all(name in said for name in known.kernels)
+    assert [heading for heading in ("op", "from", "module") if f" {heading} " in said.splitlines()[1]] == shown_columns
 
 
 @pytest.mark.parametrize("runs", [[MANY], [TROUBLED], [MANY, TROUBLED]], ids=["many", "troubled", "both"])

@@ -25,8 +25,9 @@ from tridiff.harness import cli
 from tridiff.harness import registry as registries
 from tridiff.harness.api import Facet, Finding, Restriction
 from tridiff.harness.ledger import NAME, files
-from tridiff.harness.report import junit, markdown, recording, run_document, run_text
+from tridiff.harness.report import junit, markdown, recording, run_document, run_text, surface
 from tridiff.harness.repro import as_json
+from tridiff.harness.settings import Settings
 
 WRONG = f"""[[failure]]
 kernel = "scale_wrong"
@@ -121,6 +122,19 @@ def test_listing(read: Read, snapshot: SnapshotAssertion) -> None:
 def test_listing_of_nothing(read: Read, snapshot: SnapshotAssertion) -> None:
     """Of an empty ledger, the restrictions of kernels are left."""
     assert read("", "waived") == snapshot
+
+
+def test_listing_in_a_narrow_terminal(tmp_path: Path) -> None:
+    """At 80 columns an entry is a block, of which no word is folded."""
+    (tmp_path / NAME).write_text(WRONG, encoding="utf-8")
+    console = Console(file=io.StringIO(), width=80, color_system=None, legacy_windows=False)
+
+    surface.show(console, files.read(Settings(), tmp_path / NAME, now=NOW), registry())
+
+    output = console.file
+    assert isinstance(output, io.StringIO)
+    assert "entry 1: scale_wrong\n  status: tolerated\n" in output.getvalue()
+    assert "\n  owner: @kernels\n  expires: 2027-01-31, 70 days left\n" in output.getvalue()
 
 
 def test_run(read: Read, snapshot: SnapshotAssertion) -> None:
