@@ -29,7 +29,7 @@ endef
 
 # Runs the command $(2) on the kernels of the adapter $(1), from the Python files of the release $(3), with the arguments $(4).
 define UPSTREAM
-$(SET_UP) && "$$python" tools/fetch_upstream.py $(3) && \
+$(SET_UP) && "$$python" tools/fetch_upstream.py "$(3)" && \
 TRIDIFF_UPSTREAM=.upstream "$$(dirname "$$python")/tridiff" $(2) --plugin tridiff.adapters.$(1) --kernel '$(1)_*' $(4)
 endef
 
@@ -64,13 +64,13 @@ targets-aiter:  ## likewise AITER's
 	@$(call UPSTREAM,aiter,targets,$(AITER),$(TARGETS_ARGS))
 
 fetch-vllm:  ## fetch the Python files of a vLLM release into .upstream, and no more
-	@$(SET_UP) && "$$python" tools/fetch_upstream.py $(VLLM)
+	@$(SET_UP) && "$$python" tools/fetch_upstream.py "$(VLLM)"
 
 fetch-sglang:  ## likewise SGLang's
-	@$(SET_UP) && "$$python" tools/fetch_upstream.py $(SGLANG)
+	@$(SET_UP) && "$$python" tools/fetch_upstream.py "$(SGLANG)"
 
 fetch-aiter:  ## likewise AITER's
-	@$(SET_UP) && "$$python" tools/fetch_upstream.py $(AITER)
+	@$(SET_UP) && "$$python" tools/fetch_upstream.py "$(AITER)"
 
 test:  ## run the tests on all cores, with PYTEST_ARGS="..." added
 	@$(SET_UP) && "$$python" -m pytest -n auto $(PYTEST_ARGS)

@@ -292,6 +292,14 @@ def make(*arguments: str, env: dict[str, str] | None = None) -> subprocess.Compl
     return subprocess.run(command, env={**clean, **(env or {})}, check=False, capture_output=True, text=True)
 
 
+@pytest.mark.parametrize("target", ["fetch-vllm", "fuzz-vllm", "targets-vllm"])
+def test_release_is_one_word_of_the_shell(target: str) -> None:
+    """Whatever is asked for, `>` included, is told to the tool and not to the shell."""
+    result = make("-n", target, "VLLM=vllm>=1")
+
+    assert 'tools/fetch_upstream.py "vllm>=1"' in result.stdout
+
+
 def test_old_python_is_refused_in_one_line(tmp_path: Path) -> None:
     """An old Python is told apart before it reads a file of ours."""
     old = tmp_path / "python3.9"
