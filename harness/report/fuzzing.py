@@ -12,7 +12,7 @@ from tridiff.harness.report.eventfile import EventFile
 from tridiff.harness.report.outputs import Outputs
 from tridiff.harness.report.progress import Progress, progress
 from tridiff.harness.report.recording import Recording
-from tridiff.harness.report.run_text import headline, plugin_notes
+from tridiff.harness.report.run_text import headline, plugin_notes, speed
 from tridiff.harness.report.summary import Counts
 from tridiff.harness.report.verdict import Verdict, verdict, without_output
 from tridiff.harness.runner.events import Event, FindingMinimal, FindingSeen
@@ -74,9 +74,8 @@ class FuzzReport:
         elapsed = time.monotonic() - self._started
         summary = None if self._recording is None else self._recording.summary
         counts = Counts(op="", kernel="") if summary is None or not summary.current else summary.kernels[summary.current]
-        runs = counts.cases + counts.shrink_runs
         return (
-            f"{counts.kernel}: {self._shrinking}{counts.cases} cases, {runs / max(elapsed, 1e-9):.1f} cases/s, "
+            f"{counts.kernel}: {self._shrinking}{counts.cases} cases, {speed(counts):.1f} cases/s, "
             f"{len(counts.specialisations)} specialisations, worst ratio {counts.worst_ratio:.3f}, "
             f"{self._minimal} finding{'s' * (self._minimal != 1)}, {elapsed:.0f} s"
         )

@@ -148,7 +148,6 @@ def fuzz_table(runs: Sequence[Summary], *, op: bool = True, wide: bool = True) -
     `op`: whether there is room for the Op, which the kernel implies; `wide`: for the speed and for the count of specialisations.
     """
     found = [record["repro"]["kernel"] for record, _ in findings_of(runs).values()]
-    elapsed = sum(run.seconds for run in runs)
     table = Table()
     if op:
         table.add_column("op", overflow="fold")
@@ -156,18 +155,22 @@ def fuzz_table(runs: Sequence[Summary], *, op: bool = True, wide: bool = True) -
     for heading in ("cases", *(("cases/s", "spec.") if wide else ()), "worst ratio", "inconcl.", "not judged", "findings"):
         table.add_column(heading, justify="right", no_wrap=" " not in heading)
     for name, counts in kernels_of(runs).items():
-        speed = (counts.cases + counts.shrink_runs) / elapsed if elapsed > 0 else 0.0
         table.add_row(
             *([counts.op] if op else []),
             name,
             str(counts.cases),
-            *([f"{speed:.1f}", str(len(counts.specialisations))] if wide else []),
+            *([f"{speed(counts):.1f}", str(len(counts.specialisations))] if wide else []),
             f"{counts.worst_ratio:.3f}",
             str(counts.inconclusive),
             str(counts.unsupported + counts.skipped),
             str(found.count(name)),
         )
     return table
+
+
+def speed(counts: Counts) -> float:
+    """Cases per second of the time that this kernel had, those of shrinking included."""
+    return (counts.cases + counts.shrink_runs) / counts.seconds if counts.seconds > 0 else 0.0
 
 
 def reasons_text(reasons: Mapping[str, Mapping[str, int]]) -> list[str]:

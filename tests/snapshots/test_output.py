@@ -151,6 +151,14 @@ def test_fuzz_table_in_a_narrow_terminal() -> None:
         assert heading in said
 
 
+def test_speed_is_of_the_time_that_a_kernel_had() -> None:
+    """What the other kernels of the run took does not make it slower."""
+    cases = [recorded.case(seconds=1.0), recorded.case(seconds=2.0), recorded.case(kernel="scale_wrong", seconds=42.0)]
+    run = recorded.folded([recorded.run("scale", "scale_wrong", "late"), *cases, recorded.end(seconds=60.0)])
+
+    assert [run_text.speed(counts) for counts in run.kernels.values()] == [1.0, 0.025, 0.0]
+
+
 def test_names_of_kernels_are_not_folded() -> None:
     """The Op, which the kernel implies, is left out where a name would otherwise be folded, and only there."""
     name = "their_" + "long_" * 10 + "name"
