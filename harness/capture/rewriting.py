@@ -7,9 +7,7 @@ each is launched: Triton's own caches do not ask for the source again.
 
 from __future__ import annotations
 
-import gc
 import importlib
-import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -50,24 +48,12 @@ Finder = Callable[[str], ModuleType]
 def located(name: str, find: Finder = importlib.import_module) -> list[Any]:
     """The jit functions MODULE:NAME that their module holds, autotuned or plain; none for what is made within a function."""
     module, _, qualified = name.partition(":")
-    if module not in sys.modules and (hidden := _hidden(name)):
-        return hidden
     try:
         members = vars(find(module)).values()
     except ImportError:
         return []
     found = [function for function in map(_unwrapped, list(members)) if function is not None]
     return list({id(function): function for function in found if function.fn.__qualname__ == qualified}.values())
-
-
-def _hidden(name: str) -> list[Any]:
-    """The functions of a module that an adapter keeps out of `sys.modules`: to import it anew would make, or find, others."""
-    if name not in _known_hidden and "<locals>" not in name:
-        found = [each for each in gc.get_objects() if issubclass(type(each), JITFunction) and name_of(each) == name]
-        if not found:
-            return []
-        _known_hidden[name] = found
-    return _known_hidden.get(name, [])
 
 
 def _unwrapped(value: Any) -> Any:
@@ -102,7 +88,6 @@ class _Rewriting:
         self.theirs.clear()
 
 
-_known_hidden: dict[str, list[Any]] = {}
 _current: list[_Rewriting] = []
 _last: list[_Rewriting] = []
 
