@@ -51,6 +51,11 @@ def percent(share: float) -> str:
     return f"{'below 1' if share and not rounded else 'above 99' if rounded == 100 and share < 1 else rounded} %"
 
 
+def covered(share: float) -> str:
+    """The share of its Op that a kernel covers; where none of the Cases drawn lies in its domain, by the rule of three."""
+    return percent(share) if share else "below 2 %"
+
+
 def coverage_lines(runs: Sequence[Summary]) -> Iterator[str]:
     """How much of its Op each kernel with a domain covers, and how many cases it was asked for and refused; a line a kernel."""
     documents: dict[str, Mapping[str, Any]] = {name: each for run in runs for name, each in run.run["domains"].items()}
@@ -62,7 +67,7 @@ def coverage_lines(runs: Sequence[Summary]) -> Iterator[str]:
                 if counts.unsupported
                 else ""
             )
-            covers = f"covers {percent(document['share'])} of {counts.op}, by its declared domain"
+            covers = f"covers {covered(document['share'])} of {counts.op}, by its declared domain"
             yield f"{name}: {covers}{_not_drawn(document)}{refused}"
 
 
@@ -81,7 +86,7 @@ def unrunnable_lines(runs: Sequence[Summary]) -> Iterator[str]:
 
 def domain_lines(name: str, op: str, document: Mapping[str, Any]) -> Iterator[str]:
     """The domain of one kernel in full: its coverage, and each restriction with what it leaves out and why."""
-    share = f"covers {percent(document['share'])} of {op}" if document["share"] is not None else f"covers a part of {op}"
+    share = f"covers {covered(document['share'])} of {op}" if document["share"] is not None else f"covers a part of {op}"
     yield f"{name}: {share}"
     for restriction in document["restrictions"]:
         out = f" (leaves out {percent(restriction['left_out'])})" if restriction["left_out"] is not None else ""

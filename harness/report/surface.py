@@ -86,7 +86,7 @@ def _failures(entries: list[dict[str, Any]]) -> Table:
     table.add_column("expires", no_wrap=True)
     for entry in entries:
         cells = (entry["kernel"], entry["status"], entry["scope"], waived.why(entry), entry["owner"])
-        table.add_row(str(entry["number"]), *cells, f"{entry['expires']}\n{entry['days']} days left")
+        table.add_row(str(entry["number"]), *cells, f"{entry['expires']}\n{entry['days']} day{'s' * (entry['days'] != 1)} left")
     return table
 
 

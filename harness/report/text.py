@@ -13,7 +13,7 @@ from rich.text import Text
 from tridiff.harness.api import Fault, Finding, Kernel
 from tridiff.harness.domains import Coverage
 from tridiff.harness.registry import Registry
-from tridiff.harness.report.domain_text import domain_document, domain_lines, percent
+from tridiff.harness.report.domain_text import covered, domain_document, domain_lines
 from tridiff.harness.report.recording import differing, finding_fields
 from tridiff.harness.report.run_text import described, finding_block, fits
 from tridiff.harness.runner.prove import Proof
@@ -84,7 +84,7 @@ def list_table(
             "op": kernel.op,
             "kernel": kernel.name,
             "engines": ", ".join(kernel.engines),
-            "covers": percent(coverage[kernel.name].share if kernel.name in coverage else 1.0),
+            "covers": covered(coverage[kernel.name].share if kernel.name in coverage else 1.0),
             "faults": str(len(registry.faults.get(kernel.name, []))),
             "module": kernel.module,
             "from": registry.source_of("kernel", kernel.name) or "",

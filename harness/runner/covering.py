@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from tridiff.harness import blame
 from tridiff.harness.api import Kernel
 from tridiff.harness.domains import Coverage, coverage
 from tridiff.harness.registry import Registry
@@ -23,5 +24,6 @@ def coverages(registry: Registry, kernels: Iterable[Kernel], target: str) -> dic
         if kernel.domain:
             if kernel.op not in cases:
                 cases[kernel.op] = drawn(registry, kernel.op, target, count=CASES, seed=_SEED)
-            found[kernel.name] = coverage(registry.op(kernel.op), kernel.limits, cases[kernel.op])
+            with blame.declared(registry.source_of("op", kernel.op), f"a facet of {kernel.op}"):
+                found[kernel.name] = coverage(registry.op(kernel.op), kernel.limits, cases[kernel.op])
     return found

@@ -20,7 +20,7 @@ from tridiff.harness.declarations import Malformed
 from tridiff.harness.domains import Coverage, contains, coverage, domain_of, outside
 from tridiff.harness.engines.spec import EngineSpec, UsageError
 from tridiff.harness.registry import Registry, builtin
-from tridiff.harness.report.domain_text import described, domain_document, percent
+from tridiff.harness.report.domain_text import covered, described, domain_document, percent
 from tridiff.harness.report.run_document import run_document
 from tridiff.harness.report.run_text import notes
 from tridiff.harness.report.summary import Summary
@@ -345,27 +345,47 @@ def test_coverage_is_drawn_from_the_whole_op() -> None:
 def test_a_share_of_nothing_is_explained() -> None:
     """A kernel may ask for what the whole Op never has: its 0 % then say nothing of the rest, and the line names the facet."""
     known = restricted(rows(2, 3))
-    covered = Coverage(cases=200, share=0.0, left_out={"rows": 1.0})
-    run = recorded.run("part", domains={"part": domain_document(known.kernel("part"), covered)})
+    none = Coverage(cases=200, share=0.0, left_out={"rows": 1.0})
+    run = recorded.run("part", domains={"part": domain_document(known.kernel("part"), none)})
 
     lines = list(notes([Summary(run)]))
 
-    assert lines == ["part: covers 0 % of scale, by its declared domain; rows: what it supports is drawn for such kernels alone"]
+    assert lines == [
+        "part: covers below 2 % of scale, by its declared domain; rows: what it supports is drawn for such kernels alone"
+    ]
+
+
+def test_coverage_of_which_no_case_was_drawn() -> None:
+    """A domain so small that chance misses it is not said to be none; what lies outside is."""
+    assert [covered(share) for share in (0.0, 0.001, 0.5, 1.0)] == ["below 2 %", "below 1 %", "50 %", "100 %"]
+
+
+def test_facet_that_fails_is_the_plugins_matter() -> None:
+    """Of a Case that is drawn for coverage, too: one line that names the plug-in."""
+    known = Registry()
+    with known.source("mine.py"):
+        facets = {"rows": Facet(description="rows", of=lambda case: 1 // (case.rows % 2))}
+        declared = restricted().op("scale")
+        known.register_op(dataclasses.replace(declared, facets=facets), restricted().references["scale"])
+    kernel = restricted(rows(1)).kernel("part")
+
+    with pytest.raises(UsageError, match=r"^plug-in mine.py: a facet of scale raised ZeroDivisionError"):
+        coverages(known, [kernel], "gfx942")
 
 
 def test_what_is_shown_of_coverage() -> None:
     """At the end of a run, in its document, and by `tridiff list` with the reasons."""
     known = restricted(rows(2, 3))
     part = known.kernel("part")
-    covered = Coverage(cases=200, share=0.625, left_out={"rows": 0.375})
+    figures = Coverage(cases=200, share=0.625, left_out={"rows": 0.375})
     kernels = [{"op": "scale", "kernel": "part", "plugins": []}, {"op": "scale", "kernel": "scale", "plugins": []}]
-    run = recorded.run(kernels=kernels, domains={"part": domain_document(part, covered), "scale": None})
+    run = recorded.run(kernels=kernels, domains={"part": domain_document(part, figures), "scale": None})
     summary = Summary(run)
     summary.add(recorded.case("unsupported", kernel="part"))
 
     assert list(notes([summary])) == ["part: covers 62 % of scale, by its declared domain; 1 case of it refused or unsupported"]
     assert [kernel["domain"] and kernel["domain"]["share"] for kernel in run_document(summary)["kernels"]] == [0.625, None]
-    assert domains_text([part, known.kernel("scale")], {"part": covered}) == [
+    assert domains_text([part, known.kernel("scale")], {"part": figures}) == [
         "part: covers 62 % of scale",
         f"  rows: 2, 3 (leaves out 38 %): {WHY}",
     ]
