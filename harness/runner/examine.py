@@ -150,7 +150,8 @@ class _Examination:
             yield
         except (KeyError, ValueError) as error:
             kernel, source = self._kernel, self._known.source_of("kernel", self._kernel.name)
-            if source in {None, blame.BUILT_IN} or isinstance(error, Malformed):
+            ours = {None, blame.BUILT_IN}
+            if source in ours or self._known.source_of("op", kernel.op) not in ours or isinstance(error, Malformed):
                 raise
             says = f"{dict(rounding)} of kernel {kernel.name!r}" + ("" if kernel.rounding else ", which declares none")
             what = f"the reference of {kernel.op} cannot use the rounding {says}: {blame.summary(error)}"
