@@ -153,7 +153,7 @@ def test_rounding_of_the_unified_attention(length: int, splits: int) -> None:
 
 def test_registered_for_nvidia(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its kernels are known there, although AITER cannot be imported."""
-    monkeypatch.setattr("tridiff.adapters.aiter.AITER", type("Absent", (), {"description": "amd_aiter 0"}))
+    monkeypatch.setattr("tridiff.adapters.aiter.AITER", type("Absent", (), {"description": "amd_aiter 0", "find": None}))
     registry = builtin().copy(target="sm_90")
 
     register(registry)
