@@ -243,7 +243,7 @@ def test_question_while_a_launcher_runs() -> None:
     known = adapted()
 
     for spec in (EngineSpec(max_steps=100), EngineSpec(name=COMPILER)):
-        said = refusal(lambda spec=spec: examine(REF, spec, ScaleCase(), known))  # type: ignore[misc]
+        said = refusal(lambda spec=spec: examine(REF, spec, ScaleCase(), known))  # type: ignore[misc]  # mypy cannot infer a lambda with a default
 
         assert said.startswith("miniature 1.4.2 asks miniature.platforms.current_platform for is_tpu, ")
 
