@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tridiff.harness.pytest_plugin import spreading
+from tridiff.harness.report.figures import ratio
 
 if TYPE_CHECKING:
     from tridiff.harness.runner.events import Tally
@@ -55,7 +56,7 @@ class _Row:
 
     def cells(self) -> list[str]:
         numbers = (self.inconclusive, self.not_judged, len(self.findings))
-        return [str(self.cases), f"{self.worst_ratio:.3f}", *map(str, numbers)]
+        return [str(self.cases), ratio(self.worst_ratio), *map(str, numbers)]
 
 
 def as_property(  # noqa: PLR0913 - all of it travels together

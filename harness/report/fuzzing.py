@@ -9,6 +9,7 @@ from rich.console import Console
 
 from tridiff.harness import repro
 from tridiff.harness.report.eventfile import EventFile
+from tridiff.harness.report.figures import ratio
 from tridiff.harness.report.outputs import Outputs
 from tridiff.harness.report.progress import Progress, progress
 from tridiff.harness.report.recording import Recording
@@ -76,7 +77,7 @@ class FuzzReport:
         counts = Counts(op="", kernel="") if summary is None or not summary.current else summary.kernels[summary.current]
         return (
             f"{counts.kernel}: {self._shrinking}{counts.cases} cases, {speed(counts):.1f} cases/s, "
-            f"{len(counts.specialisations)} specialisations, worst ratio {counts.worst_ratio:.3f}, "
+            f"{len(counts.specialisations)} specialisations, worst ratio {ratio(counts.worst_ratio)}, "
             f"{self._minimal} finding{'s' * (self._minimal != 1)}, {elapsed:.0f} s"
         )
 

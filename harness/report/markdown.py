@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from tridiff.harness.report import waived
+from tridiff.harness.report.figures import ratio
 from tridiff.harness.report.records import Record
 from tridiff.harness.report.run_text import (
     closing,
@@ -59,7 +60,7 @@ def _table(runs: Sequence[Summary]) -> Iterator[str]:
     yield "|---|---|--:|--:|--:|--:|--:|--:|"
     for name, counts in kernels_of(runs).items():
         numbers = (counts.inconclusive, counts.unsupported + counts.skipped, counts.in_infrastructure, found.count(name))
-        cells = [_escaped(counts.op), _escaped(name), counts.cases, f"{counts.worst_ratio:.3f}", *numbers]
+        cells = [_escaped(counts.op), _escaped(name), counts.cases, ratio(counts.worst_ratio), *numbers]
         yield f"| {' | '.join(map(str, cells))} |"
 
 

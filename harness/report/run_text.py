@@ -12,6 +12,7 @@ from rich.text import Text
 from tridiff.harness.engines.spec import COMPILER
 from tridiff.harness.report import waived
 from tridiff.harness.report.domain_text import coverage_lines, unrunnable_lines
+from tridiff.harness.report.figures import ratio
 from tridiff.harness.report.records import Record
 from tridiff.harness.report.summary import Counts, Deaths, Summary, findings_of, kernels_of
 
@@ -160,7 +161,7 @@ def fuzz_table(runs: Sequence[Summary], *, op: bool = True, wide: bool = True) -
             name,
             str(counts.cases),
             *([f"{speed(counts):.1f}", str(len(counts.specialisations))] if wide else []),
-            f"{counts.worst_ratio:.3f}",
+            ratio(counts.worst_ratio),
             str(counts.inconclusive),
             str(counts.unsupported + counts.skipped),
             str(found.count(name)),

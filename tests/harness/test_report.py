@@ -22,6 +22,7 @@ from tridiff.harness import registry as registries
 from tridiff.harness.api import Clean, Finding, Infrastructure, Outcome, Unsupported
 from tridiff.harness.report import outputs
 from tridiff.harness.report.eventfile import EventFile
+from tridiff.harness.report.figures import ratio
 from tridiff.harness.report.junit import junit
 from tridiff.harness.report.markdown import MOST_FINDINGS, markdown
 from tridiff.harness.report.run_text import finding_block, printable
@@ -409,3 +410,11 @@ def test_finding_without_a_file_has_no_command() -> None:
 
     assert "reproduce" not in text
     assert text.endswith("  no case file: No space left on device\n")
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"), [(0.0, "0.000"), (0.5, "0.500"), (0.99961, "0.999"), (1.0, "1.000"), (1.0004, "1.000"), (7.25, "7.250")]
+)
+def test_ratio_is_not_rounded_up_to_a_finding(value: float, shown: str) -> None:
+    """Below the bound is below 1, as it is read."""
+    assert ratio(value) == shown
