@@ -14,12 +14,15 @@ from collections.abc import Iterable, Mapping
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import torch
 from hypothesis.strategies import SearchStrategy
 
 from tridiff.harness.api import (
     CHECKS,
     COMPILER,
+    Allocation,
+    Arena,
     CaseError,
     Domain,
     Expected,
@@ -28,6 +31,7 @@ from tridiff.harness.api import (
     Op,
     Verdict,
     from_json,
+    offsets_of,
     require,
     to_json,
 )
@@ -239,7 +243,7 @@ def is_absent(error: Exception, module: str) -> bool:
 def verdict_of(op: str, answer: Any, inputs: Mapping[str, Any]) -> Verdict:
     """What a reference returned as a Verdict. Raises `Malformed` where the form or a shape is wrong."""
     if not isinstance(answer, Mapping) or not isinstance(answer.get("outputs"), Mapping) or "conclusive" not in answer:
-        form = "{'outputs': {name: (value, bound)}, 'conclusive': bool}"
+        form = "{'outputs': {name: (value, bound) or (value, bound, at)}, 'conclusive': bool}"
         raise Malformed(f"the reference of {op} gives {_shown(answer)}: must be {form}")
     outputs = {name: _expected(op, str(name), pair, inputs) for name, pair in answer["outputs"].items()}
     return Verdict(outputs=outputs, conclusive=bool(answer["conclusive"]))
@@ -248,19 +252,35 @@ def verdict_of(op: str, answer: Any, inputs: Mapping[str, Any]) -> Verdict:
 def _expected(op: str, name: str, pair: Any, inputs: Mapping[str, Any]) -> Expected:
     if name not in inputs:
         raise Malformed(f"the reference of {op} gives {name!r}, which is none of the inputs{nearest(name, inputs)}")
-    if not (isinstance(pair, (tuple, list)) and len(pair) == 2 and all(isinstance(part, torch.Tensor) for part in pair)):
+    is_pair = isinstance(pair, (tuple, list)) and len(pair) in {2, 3} and all(isinstance(part, torch.Tensor) for part in pair[:2])
+    if not is_pair:
         raise Malformed(f"the reference of {op} gives {_shown(pair)} for {name!r}: must be two tensors, (value, bound)")
-    expected = Expected(value=pair[0], bound=pair[1])
+    at = None if len(pair) == 2 else _index(op, name, pair[2], inputs[name])
+    expected = Expected(value=pair[0], bound=pair[1], at=at)
     shapes = (tuple(expected.value.shape), tuple(expected.bound.shape))
-    if shapes != (tuple(inputs[name].shape),) * 2:
-        raise Malformed(
-            f"the reference of {op} gives {name} and its bound the shapes {shapes}: must be {tuple(inputs[name].shape)}"
-        )
+    wanted = tuple(inputs[name].shape) if at is None else tuple(torch.broadcast_shapes(*(part.shape for part in at)))
+    if shapes != (wanted,) * 2:
+        raise Malformed(f"the reference of {op} gives {name} and its bound the shapes {shapes}: must be {wanted}")
     return expected
 
 
-def check_judged(op: str, verdict: Verdict, written: Iterable[str]) -> None:
-    """Raise `Malformed` unless the reference said of exactly the `written` tensors what they must hold."""
+def _index(op: str, name: str, at: Any, output: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """The elements of `output` that a reference speaks of: an int64 tensor for each dimension."""
+    if not (
+        isinstance(at, (tuple, list))
+        and len(at) == output.dim()
+        and all(isinstance(part, torch.Tensor) and part.dtype == torch.int64 for part in at)
+    ):
+        needs = f"must be {output.dim()} int64 tensors, one for each of its dimensions"
+        raise Malformed(f"the reference of {op} gives {_shown(at)} for the elements of {name!r}: {needs}")
+    return tuple(at)
+
+
+def check_judged(op: str, verdict: Verdict, written: Iterable[str], arena: Arena) -> None:
+    """Raise `Malformed` unless the reference said of exactly the `written` tensors what they must hold.
+
+    Of tensors that are written in part, it must speak of exactly these elements.
+    """
     written = tuple(written)
     missing = [name for name in written if name not in verdict.outputs]
     if missing:
@@ -270,6 +290,21 @@ def check_judged(op: str, verdict: Verdict, written: Iterable[str]) -> None:
         raise Malformed(
             f"the reference of {op} judges {', '.join(surplus)}, which build does not declare as written: use arena.output"
         )
+    for name in arena.written():  # without those that this kernel does not write
+        allocation = arena.allocations[name]
+        if not _speaks_of(allocation, verdict.outputs[name].at):
+            raise Malformed(
+                f"the reference of {op} speaks of {verdict.outputs[name].value.numel()} elements of {name}, and not just of the "
+                f"{allocation.writable.size} that build declares as written"
+            )
+
+
+def _speaks_of(allocation: Allocation, at: tuple[torch.Tensor, ...] | None) -> bool:
+    """Whether the elements `at` of a tensor, all without it, are those that are declared as written."""
+    if at is None:
+        return allocation.view.numel() == allocation.writable.size
+    cells = np.sort(offsets_of(allocation.view, at)) + int(allocation.view.storage_offset())
+    return np.array_equal(cells, allocation.writable)
 
 
 def _matches(pattern: re.Pattern[str], name: object) -> bool:

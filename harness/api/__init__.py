@@ -4,7 +4,7 @@
 `op`: Op, Kernel, Fault and what a reference returns. `findings`: checks, Findings and Outcomes.
 """
 
-from tridiff.harness.api.arena import Allocation, Arena, Damage, StagingError, dense_strides
+from tridiff.harness.api.arena import Allocation, Arena, Damage, StagingError, dense_strides, offsets_of
 from tridiff.harness.api.case import (
     SCHEMA,
     CaseError,
@@ -99,6 +99,7 @@ __all__ = [
     "gaussian",
     "integers",
     "normalised",
+    "offsets_of",
     "pattern",
     "permutation",
     "rank",

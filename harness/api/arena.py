@@ -4,6 +4,9 @@ Every tensor is a view into an allocation of its own: red zones on both sides, a
 wrote (red zones, gaps of strided layouts, unused pages and slots). Parts of an allocation can be *holes*: address space
 without content, in which any access is a finding; so a page offset beyond 2^31 elements costs megabytes. A view may begin
 off alignment, and its storage may be larger than what it needs: what production's launches are specialised on.
+
+What a kernel updates in place, a cache say, is full of known data (`scribble`) but for the elements that it must write
+(`declare_cells`): these hold poison, so that what was left out shows.
 """
 
 from __future__ import annotations
@@ -16,9 +19,12 @@ import numpy.typing as npt
 import torch
 
 from tridiff.harness.api.poison import RAW, Poison, Zone, pattern
+from tridiff.harness.api.values import words
 
 RED_ZONE_BYTES = 1024
 """On each side of a view; a multiple of 64, so that views stay as aligned as production's tensors are."""
+
+_NONE = np.empty(0, dtype=np.int64)
 
 Span = tuple[int, int]
 """Half-open range of elements, [start, stop)."""
@@ -30,13 +36,21 @@ class StagingError(RuntimeError):
 
 @dataclass(frozen=True, kw_only=True)
 class Damage:
-    """An element that is not as it must be: which tensor, where, the value before and the value now."""
+    """An element that is not as it must be: which tensor, where, the value before and the value now.
+
+    `cells`: all such elements, counted from the view's first one: negative before it. Sorted.
+    """
 
     tensor: str
     where: str
     before: float | int
     after: float | int
-    count: int
+    cells: npt.NDArray[np.int64]
+
+    @property
+    def count(self) -> int:
+        """How many elements."""
+        return int(self.cells.size)
 
 
 @dataclass(kw_only=True, eq=False)
@@ -45,7 +59,7 @@ class Allocation:
 
     `storage`: 1-D tensor of the dtype, red zones included. `view`: what the kernel receives. `legal`: the spans of storage
     elements that a kernel may touch. `live`: the spans that have content (poison included) and are compared afterwards.
-    `writable`: storage elements that must be written, sorted.
+    `writable`: storage elements that must be written, sorted. `permitted`: those that may be, sorted.
     """
 
     name: str
@@ -56,6 +70,7 @@ class Allocation:
     legal: tuple[Span, ...]
     live: tuple[Span, ...]
     writable: npt.NDArray[np.int64]
+    permitted: npt.NDArray[np.int64] = field(default_factory=lambda: _NONE)
     _before: list[npt.NDArray[np.int64]] = field(default_factory=list)
 
     @property
@@ -69,18 +84,31 @@ class Allocation:
 
     def changed(self) -> Damage | None:
         """The first element outside the declared writes that no longer holds its bits, or None."""
-        hits: list[tuple[int, int]] = []
+        hits: list[npt.NDArray[np.int64]] = []
+        first: int | None = None
         for (start, stop), before in zip(self.live, self._before, strict=True):
             differs = self.raw[start:stop] != before
-            inside = self.writable[(self.writable >= start) & (self.writable < stop)]
-            differs[inside - start] = False
-            hits.extend((int(at) + start, int(before[at])) for at in np.flatnonzero(differs))
-        return self._damage(hits) if hits else None
+            for allowed in (self.writable, self.permitted):
+                differs[allowed[(allowed >= start) & (allowed < stop)] - start] = False
+            at = np.flatnonzero(differs)
+            if at.size and first is None:
+                first = int(before[at[0]])
+            hits.append(at + start)
+        return None if first is None else self._damage(np.concatenate(hits), first)
 
-    def unwritten(self) -> Damage | None:
-        """The first declared write that still holds poison, or None."""
-        kept = self.writable[self.raw[self.writable] == pattern(self.storage.dtype, self.poison, self.zone)]
-        return self._damage([(int(at), int(self.raw[at])) for at in kept]) if kept.size else None
+    def kept(self) -> npt.NDArray[np.bool_]:
+        """Which of the declared writes (`writable`) hold what poison is."""
+        return np.asarray(self.raw[self.writable] == pattern(self.storage.dtype, self.poison, self.zone))
+
+    def unwritten(self, again: Allocation | None = None) -> Damage | None:
+        """The first declared write that still holds poison, or None.
+
+        `again`: the same tensor after a run over another poison. What was written may look like poison, as an int8 code of a
+        number or a NaN may; it cannot look like either.
+        """
+        kept = self.kept() if again is None else self.kept() & again.kept()
+        cells = self.writable[kept]
+        return self._damage(cells, int(self.raw[cells[0]])) if cells.size else None
 
     def locate(self, element: int) -> str:
         """Storage element as `name[i, j]`, or as its distance from the view or the view's element before a gap."""
@@ -93,28 +121,33 @@ class Allocation:
         where = f"{self.name}[{', '.join(map(str, index))}]"
         return where if rest == 0 else f"{_elements(rest)} into the gap after {where}"
 
-    def _damage(self, hits: list[tuple[int, int]]) -> Damage:
-        element, before = hits[0]
+    def _damage(self, cells: npt.NDArray[np.int64], before: int) -> Damage:
+        element = int(cells[0])
         original = torch.tensor([before], dtype=RAW[self.storage.element_size()]).view(self.storage.dtype)
         return Damage(
             tensor=self.name,
             where=self.locate(element),
             before=original.item(),
             after=self.storage[element].item(),
-            count=len(hits),
+            cells=cells - int(self.view.storage_offset()),
         )
 
 
 @dataclass(frozen=True)
 class _Placement:
-    """Where a view begins in its storage, in elements behind the red zone, and how large the storage is at least."""
+    """Where a view begins in its storage, in elements behind the red zone, and how large red zone and storage are at least."""
 
     lead: int
     storage_bytes: int
+    guard: int
 
     def __post_init__(self) -> None:
-        if self.lead < 0 or self.storage_bytes < 0:
-            raise ValueError(f"lead={self.lead}, storage_bytes={self.storage_bytes}: neither may be negative")
+        if min(self.lead, self.storage_bytes, self.guard) < 0:
+            raise ValueError(f"lead={self.lead}, storage_bytes={self.storage_bytes}, guard={self.guard}: none may be negative")
+
+    def red_zone(self, itemsize: int) -> int:
+        """Elements of it; its bytes are a multiple of those of `RED_ZONE_BYTES`."""
+        return RED_ZONE_BYTES * max(1, -(-self.guard * itemsize // RED_ZONE_BYTES)) // itemsize
 
 
 class Arena:
@@ -137,6 +170,7 @@ class Arena:
         committed: Sequence[Span] | None = None,
         lead: int = 0,
         storage_bytes: int = 0,
+        guard: int = 0,
     ) -> torch.Tensor:
         """A read-only input of `shape` with `strides` in elements (default: dense), poisoned; the caller fills it.
 
@@ -145,12 +179,13 @@ class Arena:
         tensor: with 2 of them a float16 view is 4-byte aligned, and Triton does not specialise it on 16.
         `storage_bytes`: the storage has at least this size, as when the tensor is a slice of a larger one; the rest is a
         hole. Triton on AMD asks for it: beyond 2^31 - 1 bytes a pointer is not taken to reach everything in 32 bits.
-        Neither makes more memory legal.
+        Neither makes more memory legal. `guard`: each red zone has at least so many elements: more than a token of a cache, say,
+        where the slot before the first one is worth watching.
 
         Raises `StagingError` when the machine has no address space for it, ValueError for a second tensor of one name or a
         negative size.
         """
-        placement = _Placement(lead, storage_bytes)
+        placement = _Placement(lead, storage_bytes, guard)
         return self._allocate(name, shape, dtype, strides, committed, Zone.INPUT, placement).view
 
     def output(
@@ -165,7 +200,7 @@ class Arena:
         storage_bytes: int = 0,
     ) -> torch.Tensor:
         """A tensor of which the kernel must write every element of the view, and nothing else; see `tensor`."""
-        allocation = self._allocate(name, shape, dtype, strides, committed, Zone.OUTPUT, _Placement(lead, storage_bytes))
+        allocation = self._allocate(name, shape, dtype, strides, committed, Zone.OUTPUT, _Placement(lead, storage_bytes, 0))
         self.declare_writes(name, torch.ones(tuple(shape), dtype=torch.bool))
         return allocation.view
 
@@ -177,6 +212,38 @@ class Arena:
         offsets = (index * stride).sum(dim=1) + int(allocation.view.storage_offset())
         allocation.writable = np.sort(offsets.numpy())
 
+    def declare_cells(self, name: str, index: Sequence[torch.Tensor]) -> None:
+        """Declare that exactly the elements `view[index]` of tensor `name` must be written, and fill them with poison.
+
+        `index`: an int64 tensor for each dimension, which broadcast against each other; of a cache of far pages no mask could be
+        had. Raises ValueError for an element that is named twice, or lies in a hole.
+        """
+        allocation = self.allocations[name]
+        cells = np.sort(offsets_of(allocation.view, index)) + int(allocation.view.storage_offset())
+        if (cells[1:] == cells[:-1]).any():
+            raise ValueError(f"{name}: an element is declared as written twice")
+        if sum(int(((cells >= start) & (cells < stop)).sum()) for start, stop in allocation.legal) != cells.size:
+            raise ValueError(f"{name}: an element in a hole is declared as written")
+        allocation.raw[cells] = pattern(allocation.storage.dtype, self.poison, allocation.zone)
+        allocation.writable = cells
+
+    def permit_cells(self, name: str, index: Sequence[torch.Tensor]) -> None:
+        """Declare that the elements `view[index]` of tensor `name` may be written, or not: nobody judges them."""
+        allocation = self.allocations[name]
+        cells = offsets_of(allocation.view, index) + int(allocation.view.storage_offset())
+        allocation.permitted = np.unique(cells)
+
+    def scribble(self, name: str, seed: int) -> None:
+        """Fill all content of tensor `name`, gaps included, with known data: bits of the stream (seed, name), not poison.
+
+        What lies between the pages of a cache may be a Mamba state, which no poison would stand for.
+        """
+        allocation = self.allocations[name]
+        item = allocation.storage.element_size()
+        for at, (start, stop) in enumerate(allocation.legal):
+            data = words(seed, f"{name}/bits/{at}", -(-(stop - start) * item // 8)).view(allocation.raw.dtype)
+            allocation.raw[start:stop] = data[: stop - start]
+
     def written(self) -> tuple[str, ...]:
         """Names of the tensors that are outputs, or of which some element was declared as written."""
         return tuple(each.name for each in self if each.zone is Zone.OUTPUT or each.writable.size)
@@ -184,7 +251,7 @@ class Arena:
     def forbid_writes(self, name: str) -> None:
         """Take back that tensor `name` is written: from now on it is memory that nobody may change."""
         allocation = self.allocations[name]
-        allocation.zone, allocation.writable = Zone.INPUT, np.empty(0, dtype=np.int64)
+        allocation.zone, allocation.writable = Zone.INPUT, _NONE
 
     def seal(self) -> None:
         """Remember the content of all memory; call once the Op has filled its tensors."""
@@ -204,7 +271,7 @@ class Arena:
         if name in self.allocations:
             raise ValueError(f"the arena already holds a tensor {name!r}")
         steps = tuple(strides) if strides is not None else dense_strides(shape)
-        red = RED_ZONE_BYTES // dtype.itemsize
+        red = placement.red_zone(dtype.itemsize)
         length = span_of(shape, steps)
         first = red + placement.lead
         end = first + length + red
@@ -221,7 +288,7 @@ class Arena:
             view=torch.as_strided(storage, tuple(shape), steps, first),
             legal=legal,
             live=live,
-            writable=np.empty(0, dtype=np.int64),
+            writable=_NONE,
         )
         self.allocations[name] = allocation
         return allocation
@@ -259,6 +326,15 @@ def unravel(view: torch.Tensor, offset: int) -> tuple[list[int], int]:
             index[dim] = min(offset // stride, view.shape[dim] - 1)
             offset -= index[dim] * stride
     return index, offset
+
+
+def offsets_of(view: torch.Tensor, index: Sequence[torch.Tensor]) -> npt.NDArray[np.int64]:
+    """Elements `view[index]`, counted from the view's first one; `index`: an int64 tensor for each dimension, broadcast."""
+    if len(index) != view.dim():
+        raise ValueError(f"{len(index)} indices for {view.dim()} dimensions")
+    parts = [part.to(torch.int64) * stride for part, stride in zip(index, view.stride(), strict=True)]
+    total = sum(torch.broadcast_tensors(*parts), start=torch.zeros((), dtype=torch.int64))
+    return np.asarray(total.flatten().numpy())
 
 
 def _elements(count: int) -> str:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
     import torch
     from hypothesis.strategies import SearchStrategy
 
@@ -94,6 +96,9 @@ class Op:
     aligned, caches beyond 2 GiB. Triton compiles a kernel differently for each. Empty: Cases are compiled as they are drawn.
     `facets`: by name, what a Kernel may restrict (`Kernel.domain`); `strategy` and `presets` draw nothing that `domain.allows`
     forbids.
+    `properties`: by name, what reports count of the Cases that ran: (case) -> a word, of few that there are.
+    `victim`: (inputs, name, cells) -> what stood in memory that was overwritten, and by which token, one phrase, "" where it
+    knows nothing of that tensor. `cells`: sorted int64 offsets of the elements that changed, from the first one of tensor `name`.
     """
 
     name: str
@@ -107,6 +112,8 @@ class Op:
     score: Callable[[Any, float], Mapping[str, float]] | None = None
     placements: Mapping[str, Callable[[Any], Any]] = field(default_factory=dict)
     facets: Mapping[str, Facet] = field(default_factory=dict)
+    properties: Mapping[str, Callable[[Any], str]] = field(default_factory=dict)
+    victim: Callable[[Inputs, str, npt.NDArray[np.int64]], str] | None = None
 
     def knows(self, model: str) -> bool:
         """Whether `model` is the name of a model, or of one of its variants."""
@@ -118,11 +125,14 @@ class Expected:
     """What the reference says of one output.
 
     `value` and `bound`: float64 tensors of the output's shape; `bound` is the largest legitimate |output - value|, infinite
-    where a right kernel may overflow. Where `value` is infinite the output must equal it.
+    where a right kernel may overflow. Where `value` is infinite or NaN the output must be that.
+    `at`: of which elements it speaks, where not of all: `output[at]` has the shape of `value`. An int64 tensor for each
+    dimension; together the elements are those that the Op declares as written.
     """
 
     value: torch.Tensor
     bound: torch.Tensor
+    at: tuple[torch.Tensor, ...] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,7 +147,10 @@ class Verdict:
 
 
 Reference = Callable[[Mapping[str, Any], Mapping[str, Any]], Mapping[str, Any]]
-"""(inputs, rounding) -> {"outputs": {name: (value, bound)}, "conclusive": bool}; plain data: a reference knows no harness."""
+"""(inputs, rounding) -> {"outputs": {name: (value, bound) or (value, bound, at)}, "conclusive": bool}, see `Expected`.
+
+Plain data: a reference knows no harness.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from tridiff.harness.api import Arena, Expected, Failure, Verdict
+from tridiff.harness.api import RAW, Arena, Expected, Failure, Verdict
 
 RATIO_LIMIT = 1e6
 """Ratios are clamped to this, so that they stay finite in reports."""
@@ -17,7 +17,7 @@ def check_values(verdict: Verdict, outputs: Mapping[str, torch.Tensor]) -> Itera
     """`nan` and `mismatch`, one each at most: the worst element of the first output concerned."""
     for check, judge in (("nan", _nan), ("mismatch", _mismatch)):
         for name, expected in verdict.outputs.items():
-            message = judge(name, expected, outputs[name].to(torch.float64))
+            message = judge(name, expected, judged_part(expected, outputs[name]))
             if message is not None:
                 yield Failure(check=check, message=message)
                 break
@@ -25,17 +25,26 @@ def check_values(verdict: Verdict, outputs: Mapping[str, torch.Tensor]) -> Itera
 
 def worst_ratio(verdict: Verdict, outputs: Mapping[str, torch.Tensor]) -> float:
     """The largest |output - reference| / bound over all elements, clamped to `RATIO_LIMIT`."""
-    ratios = [ratio(expected, outputs[name].to(torch.float64)) for name, expected in verdict.outputs.items()]
+    ratios = [ratio(expected, judged_part(expected, outputs[name])) for name, expected in verdict.outputs.items()]
     return max((float(r.max()) for r in ratios if r.numel()), default=0.0)
+
+
+def judged_part(expected: Expected, output: torch.Tensor) -> torch.Tensor:
+    """The elements of which `expected` speaks, float64."""
+    if expected.at is None:
+        return output.to(torch.float64)
+    raw = output.view(RAW[output.element_size()])  # torch takes no elements out of FP8 tensors
+    return raw[expected.at].view(output.dtype).to(torch.float64)
 
 
 def ratio(expected: Expected, actual: torch.Tensor) -> torch.Tensor:
     """|actual - value| / bound elementwise, `RATIO_LIMIT` at most.
 
-    0 where they are equal (infinities included), and where the bound is infinite: there a right kernel may overflow.
+    0 where they are equal (infinities and NaN included), and where the bound is infinite: there a right kernel may overflow.
     """
     error = (actual - expected.value).abs()
-    at_ease = (actual == expected.value) | (torch.isinf(expected.bound) & torch.isfinite(expected.value))
+    equal = (actual == expected.value) | (actual.isnan() & expected.value.isnan())
+    at_ease = equal | (torch.isinf(expected.bound) & torch.isfinite(expected.value))
     quotient = torch.where(at_ease, 0.0, error / expected.bound)
     return torch.nan_to_num(quotient, nan=RATIO_LIMIT, posinf=RATIO_LIMIT).clamp(max=RATIO_LIMIT)
 
@@ -60,7 +69,7 @@ def _nan(name: str, expected: Expected, actual: torch.Tensor) -> str | None:
     if not bool(bad.any()):
         return None
     index = _first(bad)
-    return f"{_element(name, index)} is {_at(actual, index):g}, expected {_at(expected.value, index):.6g}{_more(bad)}"
+    return f"{_element(name, index, expected)} is {_at(actual, index):g}, expected {_at(expected.value, index):.6g}{_more(bad)}"
 
 
 def _mismatch(name: str, expected: Expected, actual: torch.Tensor) -> str | None:
@@ -72,7 +81,7 @@ def _mismatch(name: str, expected: Expected, actual: torch.Tensor) -> str | None
     index = _index(int(ratios.argmax()), ratios.shape)
     more_than = "more than " if _at(ratios, index) >= RATIO_LIMIT else ""
     return (
-        f"{_element(name, index)} is {_at(actual, index):.6g}, expected {_at(expected.value, index):.6g}: "
+        f"{_element(name, index, expected)} is {_at(actual, index):.6g}, expected {_at(expected.value, index):.6g}: "
         f"{more_than}{_at(ratios, index):.3g} times the error bound {_at(expected.bound, index):.3g}{_more(ratios > 1.0)}"
     )
 
@@ -94,7 +103,9 @@ def _index(flat: int, shape: torch.Size) -> tuple[int, ...]:
     return tuple(reversed(index))
 
 
-def _element(name: str, index: tuple[int, ...]) -> str:
+def _element(name: str, index: tuple[int, ...], expected: Expected) -> str:
+    if expected.at is not None:
+        index = tuple(int(part[index]) for part in torch.broadcast_tensors(*expected.at))
     return f"{name}[{', '.join(map(str, index))}]"
 
 

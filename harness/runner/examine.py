@@ -15,6 +15,7 @@ from tridiff.harness import blame
 from tridiff.harness.api import (
     Arena,
     Clean,
+    Damage,
     Failure,
     Finding,
     Found,
@@ -30,7 +31,7 @@ from tridiff.harness.api import (
     to_json,
 )
 from tridiff.harness.capture import Elsewhere, Rewrite, rewritten, seeded, targeting
-from tridiff.harness.checks.memory import check_memory
+from tridiff.harness.checks.memory import Victim, check_memory
 from tridiff.harness.checks.values import check_poison, check_values, worst_ratio
 from tridiff.harness.declarations import Malformed, check_inputs, check_judged
 from tridiff.harness.engines.cpu.engine import CpuEngine
@@ -115,9 +116,9 @@ class _Examination:
             return self._found([failure])
         quiet, inputs_again = self._staged(Poison.QUIET)
         outputs = _written(loud)
-        verdict = self._judged(inputs_again, outputs)
-        failures = [*check_memory(loud), *check_values(verdict, outputs)]
-        failures.extend(self._second_run(inputs_again, quiet, loud))
+        verdict = self._judged(inputs_again, outputs, quiet)
+        failures = [*check_values(verdict, outputs), *self._second_run(inputs_again, quiet, loud)]
+        failures.extend(check_memory(loud, quiet, self._victim(inputs)))
         return self._found(failures) if failures else self._clean(verdict, outputs)
 
     def _staged(self, poison: Poison) -> tuple[Arena, dict[str, Any]]:
@@ -136,11 +137,11 @@ class _Examination:
         """Within this context, what is raised is the fault of whoever declared the Op."""
         return blame.declared(self._known.source_of("op", self._op.name), f"{part} of {self._op.name}", self._case)
 
-    def _judged(self, inputs: Mapping[str, Any], outputs: Mapping[str, torch.Tensor]) -> Verdict:
+    def _judged(self, inputs: Mapping[str, Any], outputs: Mapping[str, torch.Tensor], arena: Arena) -> Verdict:
         rounding = self._rounding(inputs)
         with self._declared("the reference"), self._understood(rounding):
             verdict = self._known.judge(self._op.name, inputs, rounding)
-            check_judged(self._op.name, verdict, self._declares)
+            check_judged(self._op.name, verdict, self._declares, arena)
         return replace(verdict, outputs={name: verdict.outputs[name] for name in outputs})
 
     @contextmanager
@@ -191,6 +192,18 @@ class _Examination:
             message = blame.summary(error)
             return Failure(check="launch", message=message, line=blame.line(error), subject=message)
         return None
+
+    def _victim(self, inputs: dict[str, Any]) -> Victim | None:
+        """What the Op says of memory that was overwritten; the finding itself gives its elements."""
+        victim = self._op.victim
+        if victim is None:
+            return None
+
+        def said(damage: Damage) -> str:
+            with self._declared("victim"):
+                return victim(inputs, damage.tensor, damage.cells)
+
+        return said
 
     def _second_run(self, inputs: Mapping[str, Any], quiet: Arena, loud: Arena) -> list[Failure]:
         failure = self._run(inputs, quiet)

@@ -7,10 +7,12 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from tridiff.harness.api import RAW, Allocation, Arena, Poison, StagingError, Zone, dense_strides, pattern
+from tridiff.harness.api.arena import extent
 
 FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 FLOATS_8 = (torch.float8_e4m3fn, torch.float8_e4m3fnuz, torch.float8_e5m2, torch.float8_e5m2fnuz)
@@ -429,12 +431,12 @@ def test_storage_is_never_smaller_than_needed() -> None:
     assert view.untyped_storage().nbytes() == 2 * 1024 + 400
 
 
-@pytest.mark.parametrize("placement", [{"lead": -1}, {"storage_bytes": -1}])
+@pytest.mark.parametrize("placement", [{"lead": -1}, {"storage_bytes": -1}, {"guard": -1}])
 def test_negative_placement(placement: dict[str, Any]) -> None:
     """Is refused, by name and value."""
     (name,) = placement
 
-    with pytest.raises(ValueError, match=f"{name}=-1.*: neither may be negative"):
+    with pytest.raises(ValueError, match=f"{name}=-1.*: none may be negative"):
         Arena().tensor("x", (1,), torch.float32, **placement)
 
 
@@ -443,3 +445,109 @@ def test_too_large_a_tensor_is_a_staging_error(elements: int) -> None:
     """What no machine can hold is said in GiB, by name, and is no crash."""
     with pytest.raises(StagingError, match=r"no address space for cache: \d+\.\d GiB of torch\.float32"):
         Arena().tensor("cache", (elements,), torch.float32)
+
+
+# Memory that a kernel updates in place
+
+
+def _cache(poison: Poison = Poison.LOUD, dtype: torch.dtype = torch.int8) -> Arena:
+    """A cache [3 pages, 2 slots, 4 elements], gaps of 3 after each page, full of data; slot 1 of page 2 is written."""
+    arena = Arena(poison)
+    arena.tensor("cache", (3, 2, 4), dtype, strides=(11, 4, 1))
+    arena.scribble("cache", seed=1)
+    arena.declare_cells("cache", _slot(2, 1))
+    arena.seal()
+    return arena
+
+
+def _slot(page: int, offset: int) -> tuple[torch.Tensor, ...]:
+    return torch.tensor([page]), torch.tensor([offset]), torch.arange(4)
+
+
+def test_scribbled_memory_is_the_same_data_under_both_poisons() -> None:
+    """Gaps included; the declared elements alone hold poison, and the red zones."""
+    loud, quiet = (_cache(poison).allocations["cache"] for poison in Poison)
+    differs = np.flatnonzero(loud.raw != quiet.raw)
+    inside = differs[(differs >= extent(loud.view)[0]) & (differs < extent(loud.view)[1])]
+
+    assert np.array_equal(inside, loud.writable)
+    assert loud.writable.size == 4
+    assert len(set(loud.raw[slice(*extent(loud.view))].tolist())) > 15
+
+
+def test_slot_that_is_declared_may_change_alone() -> None:
+    """Neighbours, a gap and the red zone below may not; all that did are told, counted from the first element."""
+    arena = _cache()
+    cache = arena.allocations["cache"]
+    cache.view[2, 1] = 1
+    assert cache.changed() is None
+
+    first = int(cache.view.storage_offset())
+    for element in (-4, 0, 9):
+        cache.raw[first + element] ^= 1
+    damage = cache.changed()
+
+    assert damage is not None
+    assert damage.cells.tolist() == [-4, 0, 9]
+    assert damage.where == "4 elements before cache"
+
+
+@pytest.mark.parametrize("poison", Poison)
+def test_code_that_equals_poison_is_no_unwritten_element(poison: Poison) -> None:
+    """Of int8 every code is legal, so two runs tell: what holds the poison of either was left out."""
+    arenas = [_cache(each) for each in (poison, *(other for other in Poison if other is not poison))]
+    first, again = (arena.allocations["cache"] for arena in arenas)
+    code = pattern(torch.int8, poison, Zone.INPUT)
+    for each in (first, again):
+        each.view[2, 1, :3] = code
+
+    assert first.kept().tolist() == [True] * 4
+    damage = first.unwritten(again)
+
+    assert damage is not None
+    assert damage.where == "cache[2, 1, 3]"
+    assert damage.count == 1
+
+
+def test_permitted_elements_are_nobodys_business() -> None:
+    """They may be written or not."""
+    arena = Arena()
+    arena.tensor("cache", (3, 2, 4), torch.float32).zero_()
+    arena.permit_cells("cache", _slot(1, 0))
+    arena.seal()
+    cache = arena.allocations["cache"]
+
+    cache.view[1, 0, 2] = 5.0
+    assert cache.changed() is None
+    assert arena.written() == ()
+
+    cache.view[1, 1, 2] = 5.0
+    assert cache.changed() is not None
+
+
+def test_elements_declared_twice_or_in_a_hole() -> None:
+    """Both are errors of whoever built the inputs."""
+    arena = Arena()
+    arena.tensor("cache", (3, 2, 4), torch.float32, committed=[(0, 8), (16, 24)])
+    twice = (torch.tensor([0, 0])[:, None], torch.tensor([1, 1])[:, None], torch.arange(4))
+
+    with pytest.raises(ValueError, match="cache: an element is declared as written twice"):
+        arena.declare_cells("cache", twice)
+    with pytest.raises(ValueError, match="cache: an element in a hole"):
+        arena.declare_cells("cache", _slot(1, 0))
+    with pytest.raises(ValueError, match="1 indices for 3 dimensions"):
+        arena.declare_cells("cache", (torch.tensor([0]),))
+
+
+def test_guard_widens_the_red_zones() -> None:
+    """A store into the slot before the first one then still hits memory that is compared."""
+    arena = Arena()
+    arena.tensor("cache", (2, 700), torch.float32, guard=700)
+    arena.seal()
+    cache = arena.allocations["cache"]
+
+    cache.raw[int(cache.view.storage_offset()) - 700] = 0
+    damage = cache.changed()
+
+    assert damage is not None
+    assert damage.cells.tolist() == [-700]

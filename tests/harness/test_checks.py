@@ -299,3 +299,49 @@ def test_poison_ignores_what_need_not_be_written() -> None:
     arenas[1].allocations["cache"].view[1] = 2.0
     (failure,) = check_poison(*arenas)
     assert failure.message.startswith("cache[1] depends on memory that must not influence it")
+
+
+# Outputs that are written in part
+
+
+def _partly(row: float) -> list[Failure]:
+    """Judge an output of 2 x 3 of which a reference speaks of row 1 alone."""
+    at = (torch.tensor([[1]]), torch.tensor([[2, 0]]))
+    expected = Expected(value=tensor(1.0, 2.0)[None], bound=tensor(0.1, 0.1)[None], at=at)
+    output = torch.full((2, 3), NAN)
+    output[1] = torch.tensor([2.0, NAN, row])
+    return list(check_values(Verdict(outputs={"out": expected}), {"out": output}))
+
+
+def test_only_what_the_reference_speaks_of_is_judged() -> None:
+    """Elsewhere anything may stand; a finding names the output's element."""
+    assert _partly(1.0) == []
+    (failure,) = _partly(1.5)
+
+    assert failure.message.startswith("out[1, 2] is 1.5, expected 1: 5 times the error bound 0.1")
+
+
+def test_codes_are_judged_as_numbers() -> None:
+    """FP8 elements, from which torch itself takes no part."""
+    output = torch.tensor([1.0, 448.0, NAN]).to(torch.float8_e4m3fn)
+    at = (torch.tensor([2, 1]),)
+
+    expected = Expected(value=tensor(NAN, 448.0), bound=tensor(0.0, 0.0), at=at)
+    assert list(check_values(Verdict(outputs={"out": expected}), {"out": output})) == []
+
+    other = Expected(value=tensor(NAN, NAN), bound=tensor(0.0, 0.0), at=at)
+    (failure,) = check_values(Verdict(outputs={"out": other}), {"out": output})
+    assert failure.check == "mismatch"
+
+
+def test_victim_is_named_first() -> None:
+    """What the Op says of overwritten memory stands before the elements; where it says nothing, they stand alone."""
+    arena = staged()
+    write(arena, torch.ones(2, 3))
+    arena.allocations["x"].view[2] = 0.5
+
+    (named,) = check_memory(arena, victim=lambda damage: f"slot {damage.cells[0]} of {damage.tensor}")
+    (alone,) = check_memory(arena, victim=lambda _: "")
+
+    assert named.message == "slot 2 of x: x[2] must not be written: it held 0, now 0.5"
+    assert alone.message == "x[2] must not be written: it held 0, now 0.5"

@@ -218,6 +218,10 @@ CHANGES = {
     "bound for total, which the kernel must write, with ScaleCase(",
     "**told(lambda i: {k: (i[k], i[k]) for k in ('out', 'total', 'x')})": "the reference of other "
     "judges x, which build does not declare as written: use arena.output",
+    "**told(lambda i: {'out': (i['out'], i['out'], 3), 'total': 2 * (i['total'],)})": "the reference of other gives 3 for the "
+    "elements of 'out': must be 2 int64 tensors, one for each of its dimensions",
+    "**told(lambda i: {'out': 2 * (i['out'][:1, :1],) + (2 * (i['out'][:1, :1].long() * 0,),), 'total': 2 * (i['total'],)})": "the "
+    "reference of other speaks of 1 elements of out, and not just of the ",
     "reference=lambda inputs, rounding: inputs['y']": "the reference of other raised KeyError: 'y' (broken.py:@), with ",
     "rounding='rounds'": "rounds of kernel k raised LookupError: no rounding (broken.py:7), with ScaleCase(",
 }
