@@ -209,7 +209,7 @@ CHANGES = {
     "strategy=lambda domain: st.builds(ScaleCase, factor=st.just(float('nan')))": "the strategy of other drew ScaleCase(rows=1, ",
     "build=lambda case, arena: 1 / 0": "build of other raised ZeroDivisionError: division by zero (broken.py:@), with ",
     "build=lambda case, arena: None": "build of other returns None: must be a dict of the launcher's keyword arguments, with ",
-    "reference=lambda inputs, rounding: None": "the reference of other gives None: must be {'outputs': {name: (value, bound)}, ",
+    "reference=lambda inputs, rounding: None": "the reference of other gives None: must be {'outputs': {name: (value, ",
     "reference=lambda inputs, rounding: {'outputs': {}}": "the reference of other gives a dict with 'outputs': must be ",
     "**told(lambda i: {'out': i['x']})": "the reference of other gives a Tensor for 'out': must ",
     "**told(lambda i: {'aut': i['x']})": "the reference of other gives 'aut', which is none of the inputs: did you mean 'out'?",
@@ -220,7 +220,7 @@ CHANGES = {
     "judges x, which build does not declare as written: use arena.output",
     "**told(lambda i: {'out': (i['out'], i['out'], 3), 'total': 2 * (i['total'],)})": "the reference of other gives 3 for the "
     "elements of 'out': must be 2 int64 tensors, one for each of its dimensions",
-    "**told(lambda i: {'out': 2 * (i['out'][:1, :1],) + (2 * (i['out'][:1, :1].long() * 0,),), 'total': 2 * (i['total'],)})": "the "
+    "**told(lambda i: {'out': 2 * (i['out'][:1, :1],) + (2 * (i['out'][:1, :1].long(),),), 'total': 2 * (i['total'],)})": "the "
     "reference of other speaks of 1 elements of out, and not just of the ",
     "reference=lambda inputs, rounding: inputs['y']": "the reference of other raised KeyError: 'y' (broken.py:@), with ",
     "rounding='rounds'": "rounds of kernel k raised LookupError: no rounding (broken.py:7), with ScaleCase(",
