@@ -40,7 +40,7 @@ PAGE_SIZES = {
     **{16: 8, 32: 3, 48: 2, 64: 2, 80: 2, 128: 2, 144: 2, 160: 2, 208: 2, 256: 2, 272: 2, 288: 2, 400: 2, 480: 2, 528: 2},
     **{544: 4, 672: 2, 784: 2, 800: 2, 1040: 2, 1056: 2, 1072: 2, 1312: 2, 1568: 2, 2048: 4, 2064: 2, 2096: 2},
 }
-"""Tokens per page: multiples of 16, as the backends want them. From 144 on they are those of hybrid models, whose pages must be as
+"""Tokens per page: multiples of 16, as backends want them. From 144 on they are those of hybrid models, whose pages must be as
 large as a recurrent state, see the module `hybrid`."""
 
 PACK_BYTES = 16
