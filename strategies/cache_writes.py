@@ -57,7 +57,7 @@ SLOT_DTYPE_WEIGHTS = {"int64": 3, "int32": 1}
 FAR = {"none": 13, "pages": 1}
 """What lies beyond 2^31 elements, see `layouts.place`."""
 
-ROW_LAYOUTS = {"packed": 5, "fused_qkv": 4, "padded_rows": 2, "padded_heads": 1}
+ROW_LAYOUTS = {"packed": 5, "fused_qkv": 4, "padded_rows": 2, "padded_heads": 2}
 """Strides of the tokens' tensors, see `layouts.row_strides`; heads are dense in a token in all but the last."""
 
 ROW_STRIDES = ("dense", "own")
@@ -345,9 +345,15 @@ def make_live(arena: Arena, name: str, seed: int, index: Sequence[torch.Tensor])
     arena.declare_cells(name, index)
 
 
-def row_strides_of(layout: str, num_heads: int) -> str:
+def row_strides_of(layout: str) -> str:
     """Which of `ROW_STRIDES`."""
-    return ROW_STRIDES[layout == "padded_heads" and num_heads > 1]
+    return ROW_STRIDES[layout == "padded_heads"]
+
+
+def allowed_rows(domain: Domain, name: str) -> Weights[str]:
+    """Those of `ROW_LAYOUTS` that `domain` allows for the facets `name` and `row_strides`."""
+    layouts = allowed(ROW_LAYOUTS, domain, name)
+    return {layout: weight for layout, weight in layouts.items() if domain.allows("row_strides", row_strides_of(layout))}
 
 
 def _plain(name: str, description: str) -> Facet:
