@@ -177,7 +177,7 @@ def _no_scale(seen: dict[str, Any]) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_wrong_leaves_the_bound(edit: Edit, kind: str) -> None:
     """Rows, heads, columns and scales exchanged or shifted, and numbers that are off by a code, are seen in every kind."""
-    types = {"dtype": "bfloat16", "cache_dtype": "float8_e4m3fn", "k_scale": 0.37, "v_scale": 1.7}
+    types: dict[str, Any] = {"dtype": "bfloat16", "cache_dtype": "float8_e4m3fn", "k_scale": 0.37, "v_scale": 1.7}
     case = with_batch(Case(kind=kind, **types))
 
     verdict, arena = judged(case, edit)

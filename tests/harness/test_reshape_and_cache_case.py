@@ -27,6 +27,7 @@ from tridiff.strategies.reshape_and_cache import (
     build,
     cases,
     preset_cases,
+    within,
 )
 
 Case = ReshapeAndCacheCase
@@ -133,10 +134,9 @@ def test_cases_survive_json() -> None:
     """And lie in the domain."""
     for case in (*drawn()[:100], *presets()):
         assert from_json(Case, json.loads(json.dumps(to_json(case)))) == case
-        assert OP.within is not None
-        assert OP.within(case, GFX942)
-    assert not OP.within(Case(platform="cuda"), GFX942)
-    assert not OP.within(Case(dtype="float8_e4m3fnuz", platform="cuda"), Domain(target="sm_90"))
+        assert within(case, GFX942)
+    assert not within(Case(platform="cuda"), GFX942)
+    assert not within(Case(dtype="float8_e4m3fnuz", platform="cuda"), Domain(target="sm_90"))
 
 
 def test_memory_is_within_the_budget() -> None:
@@ -212,7 +212,8 @@ def test_formats_are_the_targets() -> None:
 def shortest(condition: Callable[[Case], bool]) -> Case:
     """What Hypothesis and the minimiser make of a failure that needs `condition`."""
     limits = settings(QUIETLY, max_examples=300, report_multiple_bugs=False)
-    return minimised(find(cases(GFX942), condition, settings=limits, random=random.Random(1)), condition)
+    found: Case = minimised(find(cases(GFX942), condition, settings=limits, random=random.Random(1)), condition)
+    return found
 
 
 @pytest.mark.parametrize(
