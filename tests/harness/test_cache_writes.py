@@ -14,7 +14,7 @@ import torch
 from tridiff.harness.api import RAW, Allocation, Arena, CaseError, Zone
 from tridiff.strategies import cache_writes_values as values
 from tridiff.strategies import fp8
-from tridiff.strategies.cache_writes import NEGATIVE_KINDS, NEGATIVES, PLACINGS, Slots, placed, slots_of
+from tridiff.strategies.cache_writes import NEGATIVE_KINDS, NEGATIVES, PLACINGS, Slots, negative_tokens, placed, slots_of
 from tridiff.strategies.cache_writes_victims import Target, plain_index, scale_index
 from tridiff.strategies.cache_writes_victims import victim as victim_of
 from tridiff.strategies.reshape_and_cache import ReshapeAndCacheCase, build
@@ -49,6 +49,14 @@ def test_every_token_has_a_slot_of_its_own(placing: str, negatives: str) -> None
         assert all(slot < found.pool_size * page_size and slot // page_size != spare for slot in written)
         assert {at for at, slot in enumerate(mapping) if slot < 0} == set(found.negative)
         assert bool(found.negative) == (negatives != "none")
+
+
+def test_scattered_negative_slots_are_some() -> None:
+    """At least one, whatever the seed, and not always the same."""
+    found = [tuple(negative_tokens("scattered", 3, seed)) for seed in range(40)]
+
+    assert min(map(len, found)) == 1
+    assert len(set(found)) > 4
 
 
 @pytest.mark.parametrize(
