@@ -21,10 +21,10 @@ FAULTS = (
         "checks": ("bounds",),
     },
     {
-        "name": "slot_32bit",
+        "name": "page_offset_32bit",
         "kernel": "concat_and_cache_mla",
-        "description": "Slots of 32 bits stay so, and the offset of a page with them, which wraps beyond 2^31 elements.",
-        "patches": (("slot = tl.load(slots + token * slot_stride).to(tl.int64)", "slot = tl.load(slots + token * slot_stride)"),),
+        "description": "The offset of a page is computed in 32 bits and wraps beyond 2^31 elements.",
+        "patches": (("page = slot // page_size", "page = (slot // page_size).to(tl.int32)"),),
         "checks": ("bounds",),
     },
     {
