@@ -20,7 +20,7 @@ FLOATS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 DTYPES = FLOATS | fp8.DTYPES
 """Of the tokens' tensors and of caches. Tokens in FP8 are stored as they are, into a cache of the same format."""
 
-DTYPE_WEIGHTS = {"float32": 3, "bfloat16": 6, "float16": 3}
+DTYPE_WEIGHTS = {"float32": 6, "bfloat16": 12, "float16": 6}
 
 PATTERNS = {"gaussian": 8, "ties": 3, "limits": 2, "subnormals": 2, "zeros": 1, "overflow": 3, "non_finite": 2}
 """See `numbers`."""

@@ -125,3 +125,13 @@ def test_gaps_are_as_long_as_told() -> None:
     assert heads == [(PAGE_SIZE * HEADS * (16 + gap), HEADS * (16 + gap), 16 + gap, 1) for gap in (1, 7)]
     assert pages == [(PAGE_SIZE * HEADS * 16 + gap, HEADS * 16, 16, 1) for gap in (1, 7)]
     assert set(ORDERS) > set(orders("head_major"))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_pages_are_as_far_apart_as_told(kind: str) -> None:
+    """A page of the other cache, or that and both pages of another layer, lie in between."""
+    key, value = (PAGE_SIZE * HEADS * width for width in (16, 24))
+
+    found = {pages: cache("key", kind=kind, pages=pages).page_stride for pages in PAGES}
+
+    assert found == {"packed": key, "block_interior": key + value, "padded": key + 5, "layers": 2 * (key + value)}
