@@ -80,9 +80,9 @@ def _vllm_fp8_dtype() -> torch.dtype:
 
 
 def sglang(package: Package) -> dict[str, Stub]:
-    """For SGLang: `sglang.srt.utils`, `sglang.srt.environ` with the defaults of the release's switches, and what its cache writers ask.
+    """For SGLang: `sglang.srt.utils`, `sglang.srt.environ` with the release's default switches, and more for cache writers.
 
-    These ask whether a part launches kernels in dependence on each other, as none does here, and whether it has Triton.
+    These ask whether the GPU launches kernels in dependence on each other, as none does here, and whether there is Triton.
     """
     switches = {"SGLANG_MLA_DECODE_TUNE": False, "SGLANG_FORCE_LEAN_GRID_CU_MULT": 1.0}
     utils = {

@@ -81,7 +81,7 @@ DOMAIN = (
     Restriction(
         facet="row_strides",
         allowed=("dense",),
-        reason="memory_pool.py asks for heads that are dense in a token, strides (head_dim, 1), and aiter_backend.py views them so",
+        reason="memory_pool.py asks for heads that are dense in a token, and aiter_backend.py views them so",
     ),
     Restriction(
         facet="dtype",

@@ -1,7 +1,7 @@
 """SGLang's writer of "shuffled" caches, `launch_reshape_and_cache_shuffle_5d` of sglang/kernels/ops/kvcache/shuffle_5d_cache.py.
 
-Its caller is the pool of layout "vectorized_5d" (sglang/srt/mem_cache/memory_pool.py), which AITER's kernels read: K as in our kind
-"interleaved", and V [pages, heads, page size / x, width, x], the same memory as ours.
+Its caller is the pool of layout "vectorized_5d" (sglang/srt/mem_cache/memory_pool.py), which AITER's kernels read: K as in our
+kind "interleaved", and V [pages, heads, page size / x, width, x], the same memory as ours.
 """
 
 from __future__ import annotations
