@@ -19,7 +19,7 @@ from tridiff.harness.runner.examine import KernelRef, examine
 
 ROOT = Path(__file__).resolve().parents[2]
 E4M3FN, E4M3FNUZ = torch.float8_e4m3fn, torch.float8_e4m3fnuz
-KERNELS = {
+KERNELS: dict[str, dict[str, Any]] = {
     "sglang_reshape_and_cache_flash": {},
     "sglang_reshape_and_cache_shuffle": {"kind": "interleaved"},
     "sglang_set_mla_kv_buffer": {"num_tokens": 3, "negatives": "tail"},
@@ -100,7 +100,7 @@ def test_formats_that_sglang_has_not(passed: list[dict[str, Any]]) -> None:
 def test_arguments_of_the_shuffling_writer(passed: list[dict[str, Any]]) -> None:
     """V is the same memory, [pages, heads, page size / x, width, x], and FP8 are bytes."""
     key_cache, value_cache = torch.zeros(3, 2, 2, 32, 16).to(E4M3FN), torch.zeros(3, 2, 32, 32).to(E4M3FN)
-    rows = {name: torch.zeros(3, 2, 32).to(E4M3FN) for name in ("key", "value")}
+    rows: dict[str, Any] = {name: torch.zeros(3, 2, 32).to(E4M3FN) for name in ("key", "value")}
 
     reshape_and_cache_shuffle.reshape_and_cache(**pair(key_cache=key_cache, value_cache=value_cache, **rows))
 
