@@ -213,7 +213,11 @@ def test_models_are_those_for_which_the_layouts_are() -> None:
             {"dtype": "float8_e5m2", "cache_dtype": "float16"},
             "cache_dtype='float16': must be 'same', or a dtype other than 'float8_e5m2' where that is no FP8 format",
         ),
-        (NAMES[1], {"negatives": "middle"}, "negatives='middle': must be combined with num_tokens of at least 3, not 1"),
+        (
+            NAMES[1],
+            {"negatives": "middle", "num_tokens": 0},
+            "negatives='middle': must be combined with num_tokens of at least 1, not 0",
+        ),
         (NAMES[2], {"cache_dtype": "float8_e5m2"}, "cache_dtype='float8_e5m2': must be one of 'int8', 'float8_e4m3fn', "),
         (NAMES[2], {"dtype": "float16", "sigma": 1e5}, "sigma=100000.0: must be at most 1.638e+04, or values overflow float16"),
         (
@@ -268,7 +272,7 @@ def test_limits_together(name: str, limits: dict[str, Any]) -> None:
         (NAMES[1], {"scale_form": ("absent",), "k_scale": (0.37,), "v_scale": (1.7,)}),
         (NAMES[2], {"key_layout": ("padded_heads",), "row_strides": ("dense",)}),
         (NAMES[2], {"lead": (3,)}),
-        (NAMES[2], {"negatives": ("tail",), "num_tokens": (0, 1)}),
+        (NAMES[2], {"negatives": ("tail",), "num_tokens": (0,)}),
     ],
 )
 def test_limits_that_leave_nothing(name: str, limits: dict[str, Any]) -> None:

@@ -333,7 +333,7 @@ def test_a_bound_of_zero_shows_everything(change: Changed) -> None:
     torch.manual_seed(0)
     key, value = torch.randn(3, 2, 16), torch.randn(3, 2, 16)
     cache = torch.zeros(2, 2, 2, 32)
-    inputs = {"key": key, "value": value, "kv_cache": cache, "slot_mapping": torch.tensor([2, -1, 1])}
+    inputs: dict[str, Any] = {"key": key, "value": value, "kv_cache": cache, "slot_mapping": torch.tensor([2, -1, 1])}
     inputs |= {"k_scale": None, "v_scale": None, "platform": "hip"}
     value_of, bound, at = reshape_and_cache_diffkv.reference(inputs, {})["outputs"]["kv_cache"]
     cache[at] = value_of.float()
