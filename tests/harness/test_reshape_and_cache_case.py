@@ -167,6 +167,7 @@ LIKE_UPSTREAM: Mapping[str, tuple[Any, ...]] = {
         LIKE_UPSTREAM,
         {**LIKE_UPSTREAM, "kind": ("nhd",), "widths": ("equal",), "negative_slots": ("minus_one",)},
         {"kind": ("interleaved",), "cache_dtype": ("float8_e5m2",), "scale_form": ("vector",), "num_tokens": (1,)},
+        {"cache_strides": ("alike",), "head_dim": (64,), "head_dim_v": (64, 80)},
         {"cache_strides": ("own",), "key_pages": ("packed",), "negative_slots": ("minus_page", "lowest"), "storage": ("small",)},
         {"page_size": (2096,), "num_heads": (32,), "head_dim": (256,), "placing": ("edges",), "num_tokens": (17,)},
         {"scale_form": ("absent",), "k_scale": (0.37, 1.0), "v_scale": (1.7,), "dtype": ("float16",)},
