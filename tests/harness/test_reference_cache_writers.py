@@ -311,6 +311,19 @@ def test_the_bound_is_no_wider_than_it_must_be() -> None:
     assert bool((bound[differ > 0] > 0).all())
 
 
+@pytest.mark.parametrize(("distance", "expected"), [(1e-7, 1.0), (-1e-7, 1.0), (1e-6, 0.0), (-1e-6, 0.0)])
+@pytest.mark.parametrize(("dtype", "tie"), [(torch.int8, 10.5), (E4M3FN, 17.0)])
+def test_how_near_a_tie_another_code_is_right(dtype: torch.dtype, tie: float, distance: float, expected: float) -> None:
+    """Within three float32 roundings, 2e-7 relatively, and for int8 that of a sum; beyond that one code alone."""
+    scale = 100.0 / _qmax(dtype)
+    row = torch.tensor([[[100.0, tie * (1 + distance) * scale]]], dtype=torch.float64)
+
+    _, bound = codes(row, dtype, "ieee")
+
+    assert bound[0, 0, 0] == 0.0
+    assert bound[0, 0, 1] == expected * (1.0 if dtype == torch.int8 else 2.0)
+
+
 Changed = Callable[[dict[str, Tensor]], None]
 
 
