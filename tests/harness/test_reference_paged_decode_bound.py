@@ -22,7 +22,6 @@ from tridiff.reference.paged_decode import reference
 from tridiff.strategies.paged_decode import OP, PagedDecodeCase
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-KEYS_DRAWN = 3000
 
 
 # A correct kernel
@@ -33,8 +32,8 @@ def cases() -> list[PagedDecodeCase]:
     """Drawn cases, those that cost least."""
     registry = Registry()
     registry.ops[OP.name] = OP
-    found = drawn(registry, OP.name, "gfx942", count=60, seed=3)
-    return [case for case in found if sum(case.seq_lens) * case.num_heads * case.head_dim < 2**18]
+    found = drawn(registry, OP.name, "gfx942", count=50, seed=3)
+    return [case for case in found if sum(case.seq_lens) * case.num_heads * case.head_dim < 2**17]
 
 
 def ratio_of(case: PagedDecodeCase, *, base_2: bool, block_n: int) -> float:
@@ -59,9 +58,9 @@ def test_a_correct_kernel_stays_below_its_bound() -> None:
         if case.output_dtype == "same":
             ratios[case.dtype].append(ratio)
 
-    assert len(cases()) > 30
+    assert len(cases()) > 25
     assert {
-        name: max(found) > least for (name, found), least in zip(ratios.items(), (0.05, 0.5, 0.5), strict=True)
+        name: max(found) > least for (name, found), least in zip(ratios.items(), (0.02, 0.5, 0.5), strict=True)
     } == dict.fromkeys(DTYPES, True)
 
 
