@@ -51,17 +51,16 @@ def ratio_of(case: PagedDecodeCase, *, base_2: bool, block_n: int) -> float:
 
 def test_a_correct_kernel_stays_below_its_bound() -> None:
     """Whatever is drawn; and float32 uses a good part of it, so that it is not idle."""
-    ratios: dict[str, list[float]] = {name: [] for name in DTYPES}
+    ratios: dict[bool, list[float]] = {False: [], True: []}
     for at, case in enumerate(cases()):
         ratio = ratio_of(case, base_2=bool(at % 2), block_n=(32, 128)[at % 3 == 0])
         assert ratio <= 1.0, case
         if case.output_dtype == "same":
-            ratios[case.dtype].append(ratio)
+            ratios[case.dtype == "float32"].append(ratio)
 
     assert len(cases()) > 25
-    assert {
-        name: max(found) > least for (name, found), least in zip(ratios.items(), (0.02, 0.5, 0.5), strict=True)
-    } == dict.fromkeys(DTYPES, True)
+    assert max(ratios[True]) > 0.02
+    assert max(ratios[False]) > 0.5
 
 
 # Wrong kernels
