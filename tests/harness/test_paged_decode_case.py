@@ -74,7 +74,7 @@ def test_everything_is_drawn() -> None:
     found = drawn(300)
 
     assert {case.page_size for case in found} == set(kv_caches.PAGE_SIZES)
-    for name, choices in {
+    expected: dict[str, set[Any]] = {
         "kind": {"head_major", "interleaved"},
         "key_pages": set(kv_caches.PAGES),
         "value_pages": set(kv_caches.PAGES),
@@ -90,7 +90,8 @@ def test_everything_is_drawn() -> None:
         "group_size": {1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 15, 16, 20},
         "table_tail": {0, 1, 5},
         "padding_rows": {0, 1, 3},
-    }.items():
+    }
+    for name, choices in expected.items():
         assert {getattr(case, name) for case in found} >= choices, name
     assert {0, 1, 2, 5, 33} <= {queries for case in found for queries in case.query_lens}
     assert {"power of two", "multiple of 32", "straddles tiles of 32"} == {OP.properties["block_class"](case) for case in found}

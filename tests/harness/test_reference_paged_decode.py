@@ -245,7 +245,7 @@ def test_scales_must_be_positive(name: str, value: float, message: str) -> None:
     whole = query, keys.to(torch.float8_e5m2), values.to(torch.float8_e5m2)
 
     with pytest.raises(ValueError, match=message):
-        reference(inputs_of(whole, **{name: torch.tensor(value)}), ROUNDING)
+        reference({**inputs_of(whole), name: torch.tensor(value)}, ROUNDING)
 
 
 @pytest.mark.parametrize("name", ["key_cache", "value_cache", "query"])

@@ -164,7 +164,7 @@ def test_the_scale_of_the_other_cache(dtype: str, exchanged: str) -> None:
     """K's scale for V, or V's for K."""
     query, keys, values = peaked(DTYPES[dtype], 3)
     whole = query, keys.to(torch.float8_e4m3fn), values.to(torch.float8_e4m3fn)
-    scales = {"k_scale": torch.tensor(0.37), "v_scale": torch.tensor(1.7)}
+    scales: dict[str, Any] = {"k_scale": torch.tensor(0.37), "v_scale": torch.tensor(1.7)}
 
     value, bound = expected(inputs_of(whole, **scales), dtype)
 
@@ -203,7 +203,7 @@ def test_conclusive_with_an_fp8_output() -> None:
     query, keys, values = sequence(COUNT, heads=(1, 1))
     keys[-1] = 0.5 * query[0]
     values = values.abs() + 1.0
-    arguments = {"output": torch.empty_like(query, dtype=torch.float8_e4m3fn)}
+    arguments: dict[str, Any] = {"output": torch.empty_like(query, dtype=torch.float8_e4m3fn)}
 
     found: Sequence[bool] = [
         reference(inputs_of((query, keys, values), **arguments, output_scale=torch.tensor(scale)), ROUNDING)["conclusive"]

@@ -60,4 +60,5 @@ def _stored(output: Tensor, inputs: Mapping[str, Any]) -> Tensor:
     if inputs["output_scale"] is None:
         return output.to(dtype)
     largest = torch.finfo(dtype).max
-    return (output * (1.0 / inputs["output_scale"].float())).clamp(-largest, largest).to(dtype)
+    scaled: Tensor = output * (1.0 / inputs["output_scale"].float())
+    return scaled.clamp(-largest, largest).to(dtype)

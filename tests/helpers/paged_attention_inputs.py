@@ -13,7 +13,7 @@ Sequence_ = tuple[Tensor, Tensor, Tensor]
 """Queries [queries, Hq, D], keys and values [n, Hkv, D] of one sequence."""
 
 PAGE_SIZE = 16
-ROUNDING = {"p_dtype": "float32", "block_n": 16, "dot_precision": "ieee", "dequantised": "float32"}
+ROUNDING: dict[str, Any] = {"p_dtype": "float32", "block_n": 16, "dot_precision": "ieee", "dequantised": "float32"}
 
 
 def gaussian(seed: int, *shape: int) -> Tensor:
