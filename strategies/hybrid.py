@@ -268,7 +268,7 @@ Drawn = tuple[HybridModel, dict[str, int]]
 
 
 def settings(models: st.SearchStrategy[HybridModel]) -> st.SearchStrategy[Drawn]:
-    """One of `models`, and the arguments of its `page`: ranks over which it splits, bytes, alignment; simplest: one rank, 2 bytes."""
+    """One of `models`, and arguments of its `page`: ranks over which it splits, bytes, alignment; simplest: one rank, 2 bytes."""
 
     def around(model: HybridModel) -> st.SearchStrategy[Drawn]:
         least = SMALLEST_LATENT_PAGE_SIZE if model.is_latent else SMALLEST_PAGE_SIZE
