@@ -36,7 +36,7 @@ def _chunk(case: PrefillCase, arena: Arena, batch: Tokens, answered: list[int]) 
     """`key` and `value` [T, Hkv, D], or None for both."""
     if case.chunk == "cache":
         return {"key": None, "value": None}
-    chunks = [at for at in answered if not case.decodes(at)] if case.chunk_slots == "poison" else answered
+    chunks = [at for at in answered if case.seq_lens[at] and not (case.chunk_slots == "poison" and case.decodes(at))]
     rows = torch.tensor(rows_of(case, chunks), dtype=torch.int64)
     slots = [_slots(batch.pages, at, case.context_lens[at], case.seq_lens[at]) for at in chunks]
     found = torch.from_numpy(np.concatenate([*slots, np.empty(0, dtype=np.int64)]))
