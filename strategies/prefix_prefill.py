@@ -23,11 +23,13 @@ from hypothesis import strategies as st
 from tridiff.harness.api import Arena, Domain, Facet, Inputs, Op, require
 from tridiff.strategies import prefill_inputs
 from tridiff.strategies.draws import allowed, choose
+from tridiff.strategies.paged_readers import PLACEMENTS, within
+from tridiff.strategies.paged_readers_models import model_names
+from tridiff.strategies.paged_readers_room import ReaderRoom
 from tridiff.strategies.prefill_case import PrefillCase
-from tridiff.strategies.prefill_drawing import COMPILE_TIME, PLACEMENTS, Batch, is_empty, prefill_fields, within
+from tridiff.strategies.prefill_drawing import COMPILE_TIME, Batch, is_empty, prefill_fields, room_of
 from tridiff.strategies.prefill_facets import FACETS, PROPERTIES
 from tridiff.strategies.prefill_lengths import QUERY_LENS
-from tridiff.strategies.prefill_room import Room, preset_names, presets
 
 __all__ = ["OP", "PrefixPrefillCase", "build", "cases", "preset_cases"]
 
@@ -59,15 +61,15 @@ def build(case: PrefixPrefillCase, arena: Arena) -> Inputs:
 
 def cases(domain: Domain) -> st.SearchStrategy[PrefixPrefillCase]:
     """Cases over the whole of `domain`, within a budget; shrinks towards `PrefixPrefillCase()`."""
-    return _cases(Room(domain))
+    return _cases(room_of(domain))
 
 
 def preset_cases(domain: Domain) -> st.SearchStrategy[PrefixPrefillCase]:
     """Cases with the heads of real models, and of hybrid ones the page sizes."""
-    return _cases(Room(domain, presets(domain)))
+    return _cases(room_of(domain, models=True))
 
 
-def _cases(room: Room) -> st.SearchStrategy[PrefixPrefillCase]:
+def _cases(room: ReaderRoom) -> st.SearchStrategy[PrefixPrefillCase]:
     skip_decode = allowed(SKIP_DECODE, room.domain, "skip_decode")
     if is_empty(room) or not skip_decode:
         return st.nothing()
@@ -81,7 +83,7 @@ OP = Op(
     strategy=cases,
     presets=preset_cases,
     build=build,
-    models=preset_names(),
+    models=model_names(),
     within=within,
     compile_time=COMPILE_TIME | {"skip_decode"},
     placements=PLACEMENTS,
