@@ -52,7 +52,15 @@ def context_weights(page_size: int, sequence: int, *, empty: bool = False) -> di
 
 @st.composite
 def lengths(
-    draw: st.DrawFn, page_size: int, queries: Weights[int], *, cost: Cost, most: int, pages: int, domain: Domain, empty: bool = False
+    draw: st.DrawFn,
+    page_size: int,
+    queries: Weights[int],
+    *,
+    cost: Cost,
+    most: int,
+    pages: int,
+    domain: Domain,
+    empty: bool = False,
 ) -> dict[str, Any]:
     """`query_lens` and `seq_lens` of one to five sequences, which together cost at most `most` and need `pages` at most.
 
@@ -94,7 +102,7 @@ class _Offer:
         return _ordered(dict(self._contexts(weights, query)), self.domain, "context_lens")
 
     def _contexts(self, weights: Weights[int], query: int) -> Iterator[tuple[int, int]]:
-        named = allowed({}, self.domain, "seq_lens") if "seq_lens" in self.domain.limits else {}
+        named: Weights[int] = allowed({}, self.domain, "seq_lens") if "seq_lens" in self.domain.limits else {}
         others = {keys - query: 1 for keys in named if keys >= query and keys - query not in weights}
         inside = allowed({**weights, **others}, self.domain, "context_lens") if self.domain.limits else weights
         yield from ((context, weight) for context, weight in inside.items() if self._fits(context, query))

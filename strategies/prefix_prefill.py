@@ -9,8 +9,8 @@ none; `output_scale` of an FP8 output, else None; `interleaved`; `causal`; `skip
 Row i of sequence b has position ctx + i with ctx = seq_lens[b] - its queries. Keys below ctx come from the cache as
 round_to_query_dtype(float(code) * scale), those of the chunk from the rows of key and value, never quantised, or, without them,
 from the cache at ctx + j. A key weighs exactly nothing where it lies behind the query (`causal`), or `sliding_window` or more
-before it; non-causal, the window limits only that side. Alibi adds slope * (key position - query position), in a window as well. A
-row that sees no key is 0. Rows that no sequence has, and with `skip_decode` sequences of one query, are left alone; a sequence
+before it; non-causal, the window limits only that side. Alibi adds slope * (key position - query position), in a window as well.
+A row that sees no key is 0. Rows that no sequence has, and with `skip_decode` sequences of one query, are left alone; a sequence
 without queries has no row. Block-table entries past cdiv(seq_len, page size) must not be followed.
 """
 
@@ -47,7 +47,9 @@ class PrefixPrefillCase(PrefillCase):
         """Raise `CaseError` for the first field that is out of its range."""
         super().__post_init__()
         for at, (queries, keys) in enumerate(zip(self.query_lens, self.seq_lens, strict=True)):
-            require(queries <= keys, f"seq_lens[{at}]={keys}: must be at least query_lens[{at}]={queries}, which are a part of them")
+            require(
+                queries <= keys, f"seq_lens[{at}]={keys}: must be at least query_lens[{at}]={queries}, which are a part of them"
+            )
 
     def is_answered(self, sequence: int) -> bool:
         """Whether output is written for a sequence."""
@@ -87,11 +89,11 @@ OP = Op(
     within=within,
     compile_time=COMPILE_TIME | {"skip_decode"},
     placements=PLACEMENTS,
-    facets=FACETS
-    | {
+    facets={
+        **FACETS,
         "skip_decode": Facet(
             description="whether sequences of one query are left alone", of=lambda case: case.skip_decode, choices=(False, True)
-        )
+        ),
     },
     properties=PROPERTIES,
 )
