@@ -96,8 +96,8 @@ def supports_native_decode(
     """Whether the native decode kernel of `arch` computes such an attention, wherever its pages lie.
 
     Both kinds of parts: queries in 16 bits, no window, no sinks, at most `MAX_GROUP` query heads per KV head and `MAX_SEQ_LEN`
-    keys. CDNA: heads of 64 or 128 columns, pages of 16 or 32 tokens. RDNA: 128 columns, pages of 16 tokens, at least 3 query heads
-    per KV head, no alibi, and caches of the query's dtype.
+    keys. CDNA: heads of 64 or 128 columns, pages of 16 or 32 tokens. RDNA: 128 columns, pages of 16 tokens, at least 3 query
+    heads per KV head, no alibi, and caches of the query's dtype.
     """
     if query_dtype not in {torch.float16, torch.bfloat16} or sliding_window > 0 or has_sinks or max_seq_len > MAX_SEQ_LEN:
         return False

@@ -61,7 +61,7 @@ def check_tensors(tensors: Mapping[str, torch.Tensor | None], *, interleaved: bo
 def check_numbers(sm_scale: float, sliding_window: int, platform: str) -> None:
     """Check a reader's numbers; raises ValueError with the argument, its value and what is allowed."""
     require(math.isfinite(sm_scale), f"{sm_scale=}: must be finite")
-    require(sliding_window >= 0, f"{sliding_window=}: must be at least 0, which is for no window")
+    require(0 <= sliding_window < 2**31, f"{sliding_window=}: must be at least 0, for no window, and below 2^31")
     require(platform in PLATFORMS, f"{platform=}: must be one of {', '.join(map(repr, PLATFORMS))}")
 
 

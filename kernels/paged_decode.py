@@ -1,8 +1,9 @@
 """Decode attention over head-major paged caches of any page size: sequences with one query token, MHA and GQA, FP8 too.
 
-`paged_decode` is the launcher, `choose_tiles` its tile rules. A program of `_decode` computes all query heads of one KV head for
-one sequence, in one pass over its keys: an online softmax over tiles of `block_n` keys. The tile has nothing to do with the page:
-each key looks up the page that holds it, so a tile may hold several pages, or the end of one and the start of the next.
+`paged_decode` is the launcher, `choose_tiles` its tile rules. A program of `_decode` computes up to 16 query heads of one
+KV head for one sequence, in one pass over its keys: an online softmax over tiles of `block_n` keys. The tile has nothing to do
+with the page: each key looks up the page that holds it, so a tile may hold several pages, or the end of one and the start of
+the next.
 """
 
 from __future__ import annotations
@@ -13,10 +14,10 @@ import torch
 import triton
 import triton.language as tl
 
-from tridiff.kernels.arguments import require
+from tridiff.kernels.arguments import PLATFORMS, require
 from tridiff.kernels.paged_arguments import FP8_DTYPES, Unsupported, check_numbers, check_tensors, compiles_for, refuse_formats
 
-__all__ = ["KERNELS", "SHARED_MEMORY", "Tiles", "Unsupported", "choose_tiles", "paged_decode", "rounding"]
+__all__ = ["KERNELS", "Tiles", "Unsupported", "choose_tiles", "paged_decode", "rounding"]
 
 KERNELS = (
     {
@@ -29,14 +30,16 @@ KERNELS = (
     },
 )
 
-SHARED_MEMORY = {"hip": 65536, "cuda": 101376}
-"""Bytes of shared memory (LDS) that a program may use: the smallest part of each platform, gfx942 and sm_86."""
-
-KEYS = (64, 32, 16)
-"""Keys of a tile, the largest that fits: a dot on NVIDIA adds up 16 at least."""
-
 HEADS = 16
-"""The fewest rows of a dot's left operand."""
+"""Query heads of a program: matrix instructions have no fewer rows."""
+
+TILE_BYTES = 2**14
+"""Of a tile of K or V, dequantised, unless 16 keys take more, the fewest that a dot on NVIDIA adds up. On AMD one operand at a
+time is staged, in 64 KiB of LDS; on "cuda" the query, weights, and two stages of K and V with their FP8 codes stay below 99 KiB,
+the shared memory of sm_86."""
+
+MOST_KEYS = 32
+"""Of a tile: where it holds more a short sequence leaves most of it empty."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,8 +80,8 @@ def paged_decode(
     their queries nor their keys are read, and their output is not written. Query head h reads KV head h // (Hq // Hkv).
 
     `query`: [T, Hq, D] float32, bfloat16 or float16.
-    `key_cache`, `value_cache`: [NB, Hkv, D/x, BS, x] and [NB, Hkv, D, BS], x = 16 bytes of elements; both of the query's dtype, or
-    both of one of `FP8_DTYPES`. Pages may have any size.
+    `key_cache`, `value_cache`: [NB, Hkv, D/x, BS, x] and [NB, Hkv, D, BS], x = 16 bytes of elements; both of the query's dtype,
+    or both of one of `FP8_DTYPES`. Pages may have any size.
     `block_table`: [B, W] int32; entry i of a row is the page of its tokens [i * BS, (i + 1) * BS). Only entries, and slots of
     their pages, that hold keys to attend to are read.
     `query_start_loc`: [B + 1] int32. `seq_lens`: [B] int32, at most W * BS.
@@ -92,8 +95,8 @@ def paged_decode(
     `interleaved`: values lie in packs of x tokens: inside of a head of a page column d of token t is element
     (t // x) * D * x + d * x + t % x. BS is then a multiple of x, and the head dense.
 
-    The last dimension of every tensor must be dense. Every other stride is honoured, in 64 bits. The grid depends on B and Hkv
-    alone, never on lengths, so that a captured graph can be replayed; keys are not split between programs.
+    The last dimension of every tensor must be dense. Every other stride is honoured, in 64 bits. The grid depends on B, Hq
+    and Hkv alone, never on lengths, so that a captured graph can be replayed; keys are not split between programs.
     Lengths and page ids are not validated: they live on the device. Raises ValueError for anything else that the above does not
     allow, and `Unsupported` where the GPU lacks an FP8 format.
     """
@@ -111,11 +114,11 @@ def paged_decode(
     sequences = seq_lens.shape[0]
     group = heads // kv_heads
     is_fp8 = key_cache.dtype in FP8_DTYPES
-    tiles = choose_tiles(platform=platform, dtype=query.dtype, group=group, head_dim=head_dim, is_fp8=is_fp8)
+    tiles = choose_tiles(platform=platform, dtype=query.dtype, head_dim=head_dim)
     if sequences == 0:
         return
     refuse_formats(platform, key_cache, output)
-    _decode[(sequences, kv_heads)](
+    _decode[(sequences, kv_heads * triton.cdiv(group, tiles.block_h))](
         *(query, key_cache, value_cache, block_table, query_start_loc, seq_lens, output),
         *((k_scale, v_scale) if is_fp8 else (None, None)),
         *(alibi_slopes, sinks, output_scale),
@@ -139,49 +142,23 @@ def paged_decode(
     )
 
 
-def rounding(
-    *, query: torch.Tensor, key_cache: torch.Tensor, platform: str, **_: object
-) -> dict[str, str | int]:
+def rounding(*, query: torch.Tensor, platform: str, **_: object) -> dict[str, str | int]:
     """Where the kernel rounds, for the launcher's keyword arguments: what the reference and its error bound depend on."""
-    heads, head_dim = query.shape[1:]
-    is_fp8 = key_cache.dtype in FP8_DTYPES
-    tiles = choose_tiles(
-        platform=platform, dtype=query.dtype, group=heads // key_cache.shape[1], head_dim=head_dim, is_fp8=is_fp8
-    )
+    tiles = choose_tiles(platform=platform, dtype=query.dtype, head_dim=query.shape[2])
     dtype = str(query.dtype).removeprefix("torch.")
     return {"p_dtype": dtype, "dequantised": dtype, "block_n": tiles.block_n, "num_kv_splits": 1, "dot_precision": "ieee"}
 
 
-def choose_tiles(*, platform: str, dtype: torch.dtype, group: int, head_dim: int, is_fp8: bool = False) -> Tiles:
-    """Tiles for `group` query heads per KV head of `head_dim` columns, multiplied in `dtype`.
+def choose_tiles(*, platform: str, dtype: torch.dtype, head_dim: int) -> Tiles:
+    """Tiles for heads of `head_dim` columns, multiplied in `dtype`.
 
     The page size is none of its arguments: pages of hybrid models have up to 2096 tokens, or 544, which is no power of two.
-    `platform` is "hip" or "cuda"; ValueError otherwise, and where not even 16 keys fit the shared memory. `is_fp8`: the caches
-    are of FP8.
+    `platform` is "hip" or "cuda"; ValueError otherwise.
     """
-    require(platform in SHARED_MEMORY, f"{platform=}: must be one of {', '.join(map(repr, SHARED_MEMORY))}")
-    block_h = max(HEADS, int(triton.next_power_of_2(group)))
+    require(platform in PLATFORMS, f"{platform=}: must be one of {', '.join(map(repr, PLATFORMS))}")
     block_d = max(16, int(triton.next_power_of_2(head_dim)))
-    for block_n in KEYS:
-        tiles = Tiles(block_h=block_h, block_n=block_n, block_d=block_d, num_warps=4, num_stages=1 if platform == "hip" else 2)
-        if _bytes(tiles, platform, dtype.itemsize, is_fp8=is_fp8) <= SHARED_MEMORY[platform]:
-            return tiles
-    message = f"{group} query heads of {head_dim} columns per KV head in {dtype}: {KEYS[-1]} keys do not fit the shared memory"
-    raise ValueError(message)
-
-
-def _bytes(tiles: Tiles, platform: str, itemsize: int, *, is_fp8: bool) -> int:
-    """Bytes of shared memory, an upper bound of what Triton 3.7 allocates.
-
-    On "hip" one operand at a time is staged, dequantised. On "cuda" the query stays for the whole loop, beside the weights and
-    the next K and V; FP8 codes on their way come on top.
-    """
-    tile = tiles.block_n * tiles.block_d
-    rows = tiles.block_h * tiles.block_d
-    if platform == "hip":
-        return max(tile, rows) * itemsize
-    staged = 2 * tile * itemsize + (2 * tile if is_fp8 else 0)
-    return max(rows * itemsize + tiles.block_h * tiles.block_n * itemsize + staged + 64, rows * 4)
+    block_n = max(16, min(MOST_KEYS, TILE_BYTES // (block_d * dtype.itemsize)))
+    return Tiles(block_h=HEADS, block_n=block_n, block_d=block_d, num_warps=4, num_stages=1 if platform == "hip" else 2)
 
 
 def _matrix_options(platform: str) -> dict[str, int]:
@@ -231,35 +208,34 @@ def _decode(
     block_n: tl.constexpr,
     block_d: tl.constexpr,
 ):
-    """Grid (sequences, KV heads): online softmax of a group of query heads over the keys of a sequence with one query."""
+    """Grid (sequences, KV heads * head blocks per KV head): online softmax over the keys of a sequence with one query."""
     # Whatever is multiplied by a stride is 64-bit first: caches exceed 2^31 elements.
     sequence = tl.program_id(0).to(tl.int64)
-    kv_head = tl.program_id(1).to(tl.int64)
+    blocks_per_kv_head = tl.cdiv(group, block_h)
+    kv_head = (tl.program_id(1) // blocks_per_kv_head).to(tl.int64)
     row = tl.load(query_start_loc + sequence).to(tl.int64)
     if tl.load(query_start_loc + sequence + 1) - row != 1:
         return
     seq_len = tl.load(seq_lens + sequence)
 
-    members = tl.arange(0, block_h)
+    members = (tl.program_id(1) % blocks_per_kv_head) * block_h + tl.arange(0, block_h)
     head_live = members < group
     head = kv_head * group + members
     dims = tl.arange(0, block_d)
     dim_live = dims < head_dim
     live_rows = head_live[:, None] & dim_live[None, :]
-    query_heads = query + row * query_row_stride + head * query_head_stride
-    query_tile = tl.load(query_heads[:, None] + dims[None, :], mask=live_rows, other=0.0)
+    query_rows = query + row * query_row_stride + head * query_head_stride
+    query_tile = tl.load(query_rows[:, None] + dims[None, :], mask=live_rows, other=0.0)
     key_scale, value_scale = _load_scale(k_scale), _load_scale(v_scale)
     slopes = tl.load(alibi_slopes + head, mask=head_live, other=0.0) if alibi_slopes is not None else None
 
     table_row = block_table + sequence * table_row_stride
     key_columns = keys + kv_head * key_head_stride + (dims // pack).to(tl.int64) * key_chunk_stride + dims % pack
-    value_head = values + kv_head * value_head_stride
-    value_columns = value_head + (dims * pack if interleaved else dims.to(tl.int64) * value_column_stride)
+    value_steps = dims * pack if interleaved else dims.to(tl.int64) * value_column_stride
+    value_columns = values + kv_head * value_head_stride + value_steps
 
     # A sink is a key without a value.
-    peak = tl.full([block_h], float("-inf"), tl.float32)
-    if sinks is not None:
-        peak = tl.load(sinks + head, mask=head_live, other=float("-inf"))
+    peak = _load_sinks(sinks, head, head_live)
     total = tl.where(peak > float("-inf"), 1.0, 0.0)
     acc = tl.zeros([block_h, block_d], tl.float32)
     oldest = tl.maximum(seq_len - window, 0) if has_window else 0
@@ -270,12 +246,9 @@ def _decode(
         slot = (tokens % page_size).to(tl.int64)
         tile_live = live[:, None] & dim_live[None, :]
         key_rows = page * key_page_stride + slot * key_slot_stride
-        value_slots = (slot // pack * pack * head_dim + slot % pack) if interleaved else slot
-        value_rows = page * value_page_stride + value_slots
-        key_tile = tl.load(key_columns[None, :] + key_rows[:, None], mask=tile_live, other=0.0)
-        value_tile = tl.load(value_columns[None, :] + value_rows[:, None], mask=tile_live, other=0.0)
-        key_tile = _dequantised(key_tile, key_scale, query_tile.dtype)
-        value_tile = _dequantised(value_tile, value_scale, query_tile.dtype)
+        value_rows = page * value_page_stride + (_in_packs(slot, head_dim, pack) if interleaved else slot)
+        key_tile = _load_cached(key_columns, key_rows, tile_live, key_scale, query_tile.dtype)
+        value_tile = _load_cached(value_columns, value_rows, tile_live, value_scale, query_tile.dtype)
 
         scores = sm_scale * tl.dot(query_tile, tl.trans(key_tile), input_precision="ieee")
         if slopes is not None:
@@ -293,8 +266,8 @@ def _decode(
     result = acc / tl.where(total > 0.0, total, 1.0)[:, None]
     if output_scale is not None:
         result = _saturated(result / tl.load(output_scale), largest)
-    output_heads = output + row * output_row_stride + head * output_head_stride
-    tl.store(output_heads[:, None] + dims[None, :], result, mask=live_rows)
+    output_rows = output + row * output_row_stride + head * output_head_stride
+    tl.store(output_rows[:, None] + dims[None, :], result, mask=live_rows)
 
 
 @triton.jit
@@ -304,9 +277,25 @@ def _load_scale(scale):
 
 
 @triton.jit
-def _dequantised(tile, scale, dtype: tl.constexpr):
-    """FP8 codes multiplied by `scale` in float32 and rounded to `dtype`; other elements as they are."""
-    return (tile.to(tl.float32) * scale).to(dtype) if tile.dtype.is_fp8() else tile
+def _load_sinks(sinks, head, live):
+    """The sinks of heads, -inf where there are none."""
+    none = tl.full(head.shape, float("-inf"), tl.float32)
+    return tl.load(sinks + head, mask=live, other=float("-inf")) if sinks is not None else none
+
+
+@triton.jit
+def _in_packs(slot, head_dim, pack: tl.constexpr):
+    """Where a slot begins inside of a head of interleaved values: packs of `pack` slots by all columns."""
+    return slot // pack * pack * head_dim + slot % pack
+
+
+@triton.jit
+def _load_cached(columns, rows, live, scale, dtype: tl.constexpr):
+    """A tile of K or V, [keys, columns]; FP8 codes are multiplied by `scale` in float32 and rounded to `dtype`."""
+    tile = tl.load(columns[None, :] + rows[:, None], mask=live, other=0.0)
+    if tile.dtype.is_fp8():
+        tile = (tile.to(tl.float32) * scale).to(dtype)
+    return tile
 
 
 @triton.jit

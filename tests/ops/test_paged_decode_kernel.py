@@ -1,4 +1,4 @@
-"""The kernel of paged_decode on the cpu engine against attention written out in float64, over caches as hybrid models have them."""
+"""The kernel of paged_decode on the cpu engine against attention written out in float64: pages of hybrid models, all extras."""
 
 from __future__ import annotations
 
@@ -49,9 +49,16 @@ class Shape:
         """Layout of K or V: pages that are apart, each by its own distance."""
         dtype = self.cache or self.dtype
         return KVCache(
-            **{"role": role, "kind": self.kind, "order": "padded_heads", "pages": self.pages, "page_size": self.page_size},
-            **{"num_heads": 2, "width": self.head_dim, "neighbour": self.head_dim, "itemsize": dtype.itemsize},
+            role=role,
+            kind=self.kind,
+            order="padded_heads",
+            pages=self.pages,
             gap=16 if role == "key" else 48,
+            page_size=self.page_size,
+            num_heads=2,
+            width=self.head_dim,
+            neighbour=self.head_dim,
+            itemsize=dtype.itemsize,
         )
 
 
