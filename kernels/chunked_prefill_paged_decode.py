@@ -12,10 +12,10 @@ from typing import Any
 import torch
 
 from tridiff.kernels import prefix_prefill as prefill
+from tridiff.kernels.arguments import require
 from tridiff.kernels.native_choice import NATIVE, choose_reader, current_arch, packed
+from tridiff.kernels.paged_arguments import Unsupported, check_numbers, check_tensors, refuse_formats
 from tridiff.kernels.paged_decode import paged_decode
-from tridiff.kernels.parts import Unsupported, require_format
-from tridiff.kernels.prefix_prefill_arguments import check_numbers, check_tensors
 
 __all__ = ["KERNELS", "Unsupported", "chunked_prefill_paged_decode", "rounding"]
 
@@ -71,13 +71,13 @@ def chunked_prefill_paged_decode(
     check_tensors(
         {"query": query, "key": key, "value": value, "output": output, **caches, **sequences, **scales, **extras},
         interleaved=interleaved,
-        causal=causal,
     )
-    check_numbers(sm_scale, sliding_window, max_query_len)
+    check_numbers(sm_scale, sliding_window, platform)
+    require(max_query_len >= 0, f"{max_query_len=}: must be at least 0")
+    require(causal or alibi_slopes is None, "alibi_slopes without causal: must be None")
     if seq_lens.shape[0] == 0:
         return
-    require_format("caches", key_cache.dtype, platform)
-    require_format("output", output.dtype, platform)
+    refuse_formats(platform, key_cache, output)
     common: dict[str, Any] = {
         **{"query": query, "output": output, **sequences, **scales, **extras},
         **{"sm_scale": sm_scale, "sliding_window": sliding_window, "interleaved": interleaved, "platform": platform},

@@ -15,8 +15,7 @@ import triton
 import triton.language as tl
 
 from tridiff.kernels.arguments import PLATFORMS, require
-from tridiff.kernels.parts import FP8_DTYPES, Unsupported, compiles_for, require_format
-from tridiff.kernels.prefix_prefill_arguments import check_numbers, check_tensors
+from tridiff.kernels.paged_arguments import FP8_DTYPES, Unsupported, check_numbers, check_tensors, compiles_for, refuse_formats
 
 __all__ = ["KERNELS", "Tiles", "Unsupported", "choose_tiles", "paged_decode", "rounding"]
 
@@ -86,7 +85,7 @@ def paged_decode(
     `block_table`: [B, W] int32; entry i of a row is the page of its tokens [i * BS, (i + 1) * BS). Only entries, and slots of
     their pages, that hold keys to attend to are read.
     `query_start_loc`: [B + 1] int32. `seq_lens`: [B] int32, at most W * BS.
-    `output`: [T, Hq, D] of the query's dtype, or of FP8 with an `output_scale`, which then divides the result; it saturates.
+    `output`: [T, Hq, D] of the query's dtype or float32, or of FP8 with an `output_scale`, which divides the result; it saturates.
     `platform`: "hip" or "cuda", whose tile rules apply.
     `k_scale`, `v_scale`, `output_scale`: float32 [] or [1], the first two None for 1. An element of an FP8 cache counts as its
     product with the scale in float32, rounded to the query's dtype. Not read for other caches.
@@ -107,9 +106,8 @@ def paged_decode(
             **{"v_scale": v_scale, "alibi_slopes": alibi_slopes, "sinks": sinks, "output_scale": output_scale},
         },
         interleaved=interleaved,
-        causal=True,
     )
-    check_numbers(sm_scale, sliding_window, max_query_len=1)
+    check_numbers(sm_scale, sliding_window, platform)
     heads, head_dim = query.shape[1:]
     kv_heads, page_size, pack = key_cache.shape[1], key_cache.shape[3], key_cache.shape[4]
     sequences = seq_lens.shape[0]
@@ -118,8 +116,7 @@ def paged_decode(
     tiles = choose_tiles(platform=platform, dtype=query.dtype, head_dim=head_dim)
     if sequences == 0:
         return
-    require_format("caches", key_cache.dtype, platform)
-    require_format("output", output.dtype, platform)
+    refuse_formats(platform, key_cache, output)
     _decode[(sequences, kv_heads * triton.cdiv(group, tiles.block_h))](
         *(query, key_cache, value_cache, block_table, query_start_loc, seq_lens, output),
         *((k_scale, v_scale) if is_fp8 else (None, None)),
