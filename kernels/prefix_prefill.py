@@ -17,8 +17,8 @@ import torch
 import triton
 import triton.language as tl
 
-from tridiff.kernels.parts import FP8_DTYPES, Unsupported, compiles_for, require_format
-from tridiff.kernels.prefix_prefill_arguments import check_numbers, check_tensors
+from tridiff.kernels.arguments import PLATFORMS, require
+from tridiff.kernels.paged_arguments import FP8_DTYPES, Unsupported, check_numbers, check_tensors, compiles_for, refuse_formats
 
 __all__ = ["KERNELS", "Tiles", "Unsupported", "choose_tiles", "prefix_prefill", "rounding"]
 
@@ -79,7 +79,7 @@ def prefix_prefill(
 
     `query`: [T, Hq, D] float32, bfloat16 or float16; T may exceed the rows of all sequences.
     `key`, `value`: [T, Hkv, D] of the query's dtype, the chunks' own; or both None: they lie in the cache, behind the context.
-    `output`: [T, Hq, D] of the query's dtype, or FP8 with an `output_scale`. Only rows of queries are written.
+    `output`: [T, Hq, D] of the query's dtype or float32; of FP8 with an `output_scale`. Only rows of queries are written.
     `key_cache`: [NB, Hkv, D / x, page size, x] with x = 16 bytes of elements; `value_cache`: [NB, Hkv, D, page size], with
     `interleaved` in packs: element (d, t) of a head of a page, which must be dense, is number (t // x) D x + d x + t % x of it.
     Both of the query's dtype or of one of `FP8_DTYPES`. Every stride but the last is honoured, in 64 bits.
@@ -106,16 +106,16 @@ def prefix_prefill(
             **{"v_scale": v_scale, "alibi_slopes": alibi_slopes, "sinks": sinks, "output_scale": output_scale},
         },
         interleaved=interleaved,
-        causal=causal,
     )
-    check_numbers(sm_scale, sliding_window, max_query_len)
+    check_numbers(sm_scale, sliding_window, platform)
+    require(causal or alibi_slopes is None, "alibi_slopes without causal: must be None")
+    require(max_query_len >= 0, f"{max_query_len=}: must be at least 0")
     heads, head_dim = query.shape[1:]
     sequences, (kv_heads, _, page_size, pack) = len(seq_lens), key_cache.shape[1:]
     tiles = choose_tiles(platform=platform, dtype=query.dtype, head_dim=head_dim, max_query_len=max_query_len)
     if sequences == 0 or max_query_len == 0:
         return
-    require_format("caches", key_cache.dtype, platform)
-    require_format("output", output.dtype, platform)
+    refuse_formats(platform, key_cache, output)
     is_fp8 = key_cache.dtype in FP8_DTYPES
     _attend_chunk[(sequences, heads, triton.cdiv(max_query_len, tiles.block_m))](
         *(query, key, value, output, key_cache, value_cache, block_table, query_start_loc, seq_lens),
@@ -163,8 +163,7 @@ def choose_tiles(*, platform: str, dtype: torch.dtype, head_dim: int, max_query_
     with keys and values staged at once, and the weights, that stays below the 64 KiB of LDS on AMD; on "cuda", where the queries
     stay as well, below the 99 KiB of sm_86.
     """
-    if platform not in {"hip", "cuda"}:
-        raise ValueError(f"{platform=}: must be one of 'hip', 'cuda'")
+    require(platform in PLATFORMS, f"{platform=}: must be one of {', '.join(map(repr, PLATFORMS))}")
     block_d = max(16, int(triton.next_power_of_2(head_dim)))
     row_bytes = block_d * dtype.itemsize
     few = max_query_len <= 16
