@@ -7,13 +7,15 @@ native one's place with the packed strides that it assumes.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
-from tridiff.kernels import paged_decode as decode
 from tridiff.kernels import prefix_prefill as prefill
 from tridiff.kernels.arguments import require
 from tridiff.kernels.native_choice import NATIVE, choose_reader, current_arch, packed
 from tridiff.kernels.paged_arguments import Unsupported, check_numbers, check_tensors, refuse_formats
+from tridiff.kernels.paged_decode import paged_decode
 
 __all__ = ["KERNELS", "Unsupported", "chunked_prefill_paged_decode", "rounding"]
 
@@ -62,7 +64,7 @@ def chunked_prefill_paged_decode(
     chunks, and no prefill is launched. `causal`: of the chunks; a decode sees all its keys.
     Raises ValueError for what either kernel does not allow, and `Unsupported` where the GPU lacks an FP8 format.
     """
-    caches = {"key_cache": key_cache, "value_cache": value_cache}
+    caches: dict[str, Any] = {"key_cache": key_cache, "value_cache": value_cache}
     sequences = {"block_table": block_table, "query_start_loc": query_start_loc, "seq_lens": seq_lens}
     scales = {"k_scale": k_scale, "v_scale": v_scale, "output_scale": output_scale}
     extras = {"alibi_slopes": alibi_slopes, "sinks": sinks}
@@ -76,7 +78,7 @@ def chunked_prefill_paged_decode(
     if seq_lens.shape[0] == 0:
         return
     refuse_formats(platform, key_cache, output)
-    common = {
+    common: dict[str, Any] = {
         **{"query": query, "output": output, **sequences, **scales, **extras},
         **{"sm_scale": sm_scale, "sliding_window": sliding_window, "interleaved": interleaved, "platform": platform},
     }
@@ -97,7 +99,7 @@ def chunked_prefill_paged_decode(
     )
     if reader == NATIVE:
         caches = {name: packed(cache) for name, cache in caches.items()}
-    decode.paged_decode(**common, **caches)
+    paged_decode(**common, **caches)
 
 
 def rounding(*, query: torch.Tensor, max_query_len: int, platform: str, **_: object) -> dict[str, str | int]:

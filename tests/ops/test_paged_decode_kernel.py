@@ -123,7 +123,8 @@ def gathered(given: dict[str, Any], shape: Shape, role: str, sequence: int) -> t
     content = given[f"{role}_cache"].to(torch.float32)[shape.cache_of(role).index(pages, tokens % shape.page_size)]
     if shape.cache is not None:
         content = (content * given[f"{role[0]}_scale"]).to(shape.dtype)
-    return content.to(torch.float64)
+    widened: torch.Tensor = content.to(torch.float64)
+    return widened
 
 
 def expected(given: dict[str, Any], shape: Shape, sequence: int, head: int) -> tuple[torch.Tensor, torch.Tensor]:
