@@ -85,7 +85,7 @@ def paged_decode(
     `block_table`: [B, W] int32; entry i of a row is the page of its tokens [i * BS, (i + 1) * BS). Only entries, and slots of
     their pages, that hold keys to attend to are read.
     `query_start_loc`: [B + 1] int32. `seq_lens`: [B] int32, at most W * BS.
-    `output`: [T, Hq, D] of the query's dtype or float32, or of FP8 with an `output_scale`, which divides the result; it saturates.
+    `output`: [T, Hq, D] of the query's dtype or float32; of FP8 with an `output_scale`, which divides the result, and saturated.
     `platform`: "hip" or "cuda", whose tile rules apply.
     `k_scale`, `v_scale`, `output_scale`: float32 [] or [1], the first two None for 1. An element of an FP8 cache counts as its
     product with the scale in float32, rounded to the query's dtype. Not read for other caches.
