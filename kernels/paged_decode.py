@@ -233,9 +233,9 @@ def _decode(
     value_steps = dims * pack if interleaved else dims.to(tl.int64) * value_column_stride
     value_columns = values + kv_head * value_head_stride + value_steps
 
-    # A sink is a key without a value.
+    # A sink is a key without a value. Where there is none its weight, 1 relative to itself, is rescaled to 0 by the first tile.
     peak = _load_sinks(sinks, head, head_live)
-    total = tl.where(peak > float("-inf"), 1.0, 0.0)
+    total = tl.full([block_h], 1.0, tl.float32)
     acc = tl.zeros([block_h, block_d], tl.float32)
     oldest = tl.maximum(seq_len - window, 0) if has_window else 0
     for start in range(oldest // block_n * block_n, seq_len, block_n):
@@ -261,8 +261,8 @@ def _decode(
         acc = acc * rescale[:, None] + tl.dot(weights.to(value_tile.dtype), value_tile, input_precision="ieee")
         peak = new_peak
 
-    # The total is 0 without keys and sink, else at least 1: the largest weight, or the sink's.
-    result = acc / tl.where(total > 0.0, total, 1.0)[:, None]
+    # The total is at least 1: the largest weight, or the sink's. Without keys 0 is divided by it.
+    result = acc / total[:, None]
     if output_scale is not None:
         result = _saturated(result / tl.load(output_scale), largest)
     output_rows = output + row * output_row_stride + head * output_head_stride
