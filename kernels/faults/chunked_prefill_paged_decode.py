@@ -31,20 +31,6 @@ FAULTS = (
         "checks": ("unwritten",),
     },
     {
-        "name": "decode_skipped_beside_chunks",
-        "kernel": "chunked_prefill_paged_decode",
-        "description": "A batch with a chunk is left to the prefill, which leaves single queries to the decode.",
-        "patches": (("    if reader == NATIVE:", "    if max_query_len > 1:\n        return\n    if reader == NATIVE:"),),
-        "checks": ("unwritten",),
-    },
-    {
-        "name": "chunks_of_two_queries_left_out",
-        "kernel": "chunked_prefill_paged_decode",
-        "description": "Batches of at most two queries per sequence are taken for decodes.",
-        "patches": (("if max_query_len > 1:", "if max_query_len > 2:"),),
-        "checks": ("unwritten",),
-    },
-    {
         "name": "max_query_len_ignored",
         "kernel": "chunked_prefill_paged_decode",
         "description": "The grid of the prefill has room for 16 queries of each sequence, however many there are.",
