@@ -17,13 +17,6 @@ FAULTS = (
         "checks": ("bounds", "nan", "mismatch"),
     },
     {
-        "name": "native_reader_by_keys",
-        "kernel": "chunked_prefill_paged_decode",
-        "description": "The native reader is chosen where the keys have its layout, whatever that of the values.",
-        "patches": (("        value_cache,\n        arch=", "        packed(value_cache),\n        arch="),),
-        "checks": ("bounds", "nan", "mismatch"),
-    },
-    {
         "name": "prefill_skipped_beside_decodes",
         "kernel": "chunked_prefill_paged_decode",
         "description": "A batch in which one sequence decodes is taken for one of decodes, and its chunks are left out.",
