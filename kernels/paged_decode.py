@@ -42,6 +42,10 @@ MOST_KEYS = 32
 """Of a tile: where it holds more a short sequence leaves most of it empty."""
 
 
+NO_WINDOW = 2**31 - 1
+"""More keys than a sequence has."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Tiles:
     """Tile sizes, all powers of two, and the launch options: `block_h` query heads, `block_n` keys, `block_d` columns."""
@@ -85,7 +89,7 @@ def paged_decode(
     `block_table`: [B, W] int32; entry i of a row is the page of its tokens [i * BS, (i + 1) * BS). Only entries, and slots of
     their pages, that hold keys to attend to are read.
     `query_start_loc`: [B + 1] int32. `seq_lens`: [B] int32, at most W * BS.
-    `output`: [T, Hq, D] of the query's dtype or float32, or of FP8 with an `output_scale`, which divides the result; it saturates.
+    `output`: [T, Hq, D] of the query's dtype or float32; of FP8 with an `output_scale`, which divides the result, and saturated.
     `platform`: "hip" or "cuda", whose tile rules apply.
     `k_scale`, `v_scale`, `output_scale`: float32 [] or [1], the first two None for 1. An element of an FP8 cache counts as its
     product with the scale in float32, rounded to the query's dtype. Not read for other caches.
@@ -126,11 +130,10 @@ def paged_decode(
         *value_cache.stride()[:3],
         block_table.stride(0),
         *output.stride()[:2],
-        *(sm_scale, sliding_window, group, head_dim, page_size),
+        *(sm_scale, sliding_window or NO_WINDOW, group, head_dim, page_size),
         key_slot_stride=key_cache.stride(3),
         pack=pack,
         interleaved=interleaved,
-        has_window=sliding_window > 0,
         largest=torch.finfo(output.dtype).max if output.dtype in FP8_DTYPES else 0.0,
         block_h=tiles.block_h,
         block_n=tiles.block_n,
@@ -168,7 +171,12 @@ def _matrix_options(platform: str) -> dict[str, int]:
     return {"waves_per_eu": 1, "matrix_instr_nonkdim": 16, "kpack": 1 if deprecated else 2}
 
 
-@triton.jit(do_not_specialize=("k_scale", "v_scale", "output_scale", "table_row_stride", "window", "group"))
+@triton.jit(
+    do_not_specialize=(
+        *("k_scale", "v_scale", "alibi_slopes", "sinks", "output_scale", "query_row_stride", "query_head_stride"),
+        *("table_row_stride", "output_row_stride", "output_head_stride", "window", "group"),
+    )
+)
 def _decode(
     query,
     keys,
@@ -201,7 +209,6 @@ def _decode(
     key_slot_stride: tl.constexpr,
     pack: tl.constexpr,
     interleaved: tl.constexpr,
-    has_window: tl.constexpr,
     largest: tl.constexpr,
     block_h: tl.constexpr,
     block_n: tl.constexpr,
@@ -233,11 +240,11 @@ def _decode(
     value_steps = dims * pack if interleaved else dims.to(tl.int64) * value_column_stride
     value_columns = values + kv_head * value_head_stride + value_steps
 
-    # A sink is a key without a value.
+    # A sink is a key without a value. Where there is none its weight, 1 relative to itself, is rescaled to 0 by the first tile.
     peak = _load_sinks(sinks, head, head_live)
-    total = tl.where(peak > float("-inf"), 1.0, 0.0)
+    total = tl.full([block_h], 1.0, tl.float32)
     acc = tl.zeros([block_h, block_d], tl.float32)
-    oldest = tl.maximum(seq_len - window, 0) if has_window else 0
+    oldest = tl.maximum(seq_len - window, 0)
     for start in range(oldest // block_n * block_n, seq_len, block_n):
         tokens = start + tl.arange(0, block_n)
         live = (tokens >= oldest) & (tokens < seq_len)
@@ -261,8 +268,8 @@ def _decode(
         acc = acc * rescale[:, None] + tl.dot(weights.to(value_tile.dtype), value_tile, input_precision="ieee")
         peak = new_peak
 
-    # The total is 0 without keys and sink, else at least 1: the largest weight, or the sink's.
-    result = acc / tl.where(total > 0.0, total, 1.0)[:, None]
+    # The total is at least 1: the largest weight, or the sink's. Without keys 0 is divided by it.
+    result = acc / total[:, None]
     if output_scale is not None:
         result = _saturated(result / tl.load(output_scale), largest)
     output_rows = output + row * output_row_stride + head * output_head_stride
