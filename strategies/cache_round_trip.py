@@ -254,8 +254,17 @@ def _preset_shapes(known: list[dict[str, Any]], drawn: Shape) -> st.SearchStrate
 
 def _bytes(drawn: Shape, shape: Shape) -> int:
     """Bytes of a page in both caches."""
-    itemsize = _itemsize(drawn["dtype"], drawn["cache_dtype"])
-    return itemsize * sum(cache_of({**drawn, **shape}, role, itemsize).page_stride for role in ("key", "value"))
+    fields = {**drawn, **shape}
+    return _page_bytes(_itemsize(drawn["dtype"], drawn["cache_dtype"]), *(fields[name] for name in _LAYOUT))
+
+
+_LAYOUT = ("kind", "key_order", "value_order", "key_pages", "value_pages", "gap", *_SHAPE)
+
+
+@functools.lru_cache(maxsize=2**14)
+def _page_bytes(itemsize: int, *layout: Any) -> int:
+    fields = dict(zip(_LAYOUT, layout, strict=True))
+    return itemsize * sum(cache_of(fields, role, itemsize).page_stride for role in ("key", "value"))
 
 
 def _lengths(domain: Domain, page_size: int) -> Weights[int]:
