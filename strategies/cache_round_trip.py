@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Mapping
+from itertools import product
 from typing import Any
 
 from hypothesis import strategies as st
@@ -28,12 +29,12 @@ from tridiff.strategies.cache_round_trip_inputs import build
 from tridiff.strategies.draws import Weights, allowed, choose, evenly, fields
 from tridiff.strategies.layouts import GAPS
 from tridiff.strategies.lengths import cdiv, simplicity
-from tridiff.strategies.models import TP_SIZES
+from tridiff.strategies.models import GQA_MODELS, TP_SIZES
 
 __all__ = ["OP", "CacheRoundTripCase", "build", "cases", "preset_cases", "within"]
 
 MEBI = 2**20
-CACHE_BYTES, PRESET_BYTES = 4 * MEBI, 12 * MEBI
+CACHE_BYTES, PRESET_BYTES = 3 * MEBI // 2, 6 * MEBI
 """Of both caches together, gaps included, at most, where nothing smaller is left: all of it is filled with known data."""
 
 DTYPE_WEIGHTS = {"float32": 3, "bfloat16": 8, "float16": 4}
@@ -84,29 +85,42 @@ def cases(domain: Domain) -> st.SearchStrategy[CacheRoundTripCase]:
 
 
 def preset_cases(domain: Domain) -> st.SearchStrategy[CacheRoundTripCase]:
-    """Cases with the heads and the page sizes of hybrid models."""
+    """Cases with the heads and the page sizes of real models, hybrid ones and others."""
     known = [shape for shape in PRESETS if _in_domain(shape, domain)]
     types = [each for each in _types_of(domain) if any(_suits(shape, *each) for shape in known)]
     return _cases(domain, functools.partial(_preset_shapes, known), types) if types and _leaves_any(domain) else st.nothing()
 
 
 def _presets() -> Iterator[dict[str, Any]]:
-    """Each rank of each model, by the dtypes of its state and its cache."""
+    """Each rank of each hybrid model, by the dtypes of its state and its cache; and of models whose layers all attend."""
     for model in hybrid.MODELS:
         ranks = [tp for tp in TP_SIZES if model.splits_over(tp) and not model.is_latent]
-        for tp, state_bytes, cache_bytes in ((tp, s, c) for tp in ranks for s in hybrid.STATE_BYTES for c in hybrid.CACHE_BYTES):
-            kv_heads = model.kv_heads(tp)
+        for tp, state_bytes, cache_bytes in product(ranks, hybrid.STATE_BYTES, hybrid.CACHE_BYTES):
             yield {
                 "model": f"{model.name} TP{tp}",
                 "page_size": model.page(tp=tp, state_bytes=state_bytes, cache_bytes=cache_bytes).page_size,
-                "num_kv_heads": kv_heads,
-                "group_size": model.num_heads // tp // kv_heads,
+                "num_kv_heads": model.kv_heads(tp),
+                "group_size": model.num_heads // tp // model.kv_heads(tp),
                 "head_dim": model.head_dim,
                 "cache_bytes": cache_bytes,
             }
+    for usual in GQA_MODELS:
+        ranks = [tp for tp in TP_SIZES if usual.splits_over(tp) and usual.head_dim == usual.head_dim_v]
+        for tp, cache_bytes in product(ranks, hybrid.CACHE_BYTES):
+            rank = usual.sharded(tp)
+            names = ("model", "num_kv_heads", "group_size", "head_dim")
+            yield {name: rank[name] for name in names} | {"page_size": 16, "cache_bytes": cache_bytes}
 
 
 PRESETS = tuple(_presets())
+
+
+def _models() -> dict[str, tuple[str, ...]]:
+    """Name of each model, with those of its rank counts."""
+    names: dict[str, dict[str, None]] = {}
+    for shape in PRESETS:
+        names.setdefault(shape["model"].rpartition(" ")[0], {})[shape["model"]] = None
+    return {model: tuple(variants) for model, variants in names.items()}
 
 
 def _in_domain(shape: Shape, domain: Domain) -> bool:
@@ -240,8 +254,17 @@ def _preset_shapes(known: list[dict[str, Any]], drawn: Shape) -> st.SearchStrate
 
 def _bytes(drawn: Shape, shape: Shape) -> int:
     """Bytes of a page in both caches."""
-    itemsize = _itemsize(drawn["dtype"], drawn["cache_dtype"])
-    return itemsize * sum(cache_of({**drawn, **shape}, role, itemsize).page_stride for role in ("key", "value"))
+    fields = {**drawn, **shape}
+    return _page_bytes(_itemsize(drawn["dtype"], drawn["cache_dtype"]), *(fields[name] for name in _LAYOUT))
+
+
+_LAYOUT = ("kind", "key_order", "value_order", "key_pages", "value_pages", "gap", *_SHAPE)
+
+
+@functools.lru_cache(maxsize=2**14)
+def _page_bytes(itemsize: int, *layout: Any) -> int:
+    fields = dict(zip(_LAYOUT, layout, strict=True))
+    return itemsize * sum(cache_of(fields, role, itemsize).page_stride for role in ("key", "value"))
 
 
 def _lengths(domain: Domain, page_size: int) -> Weights[int]:
@@ -286,7 +309,7 @@ OP = Op(
     strategy=cases,
     presets=preset_cases,
     build=build,
-    models=hybrid.preset_names(),
+    models=_models(),
     within=within,
     compile_time=frozenset(
         {

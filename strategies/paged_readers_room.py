@@ -19,10 +19,10 @@ from tridiff.strategies.lengths import cdiv
 from tridiff.strategies.paged_readers_case import DTYPES
 
 # Widths and groups are compile-time constants of most kernels, so a few carry most of the weight.
-HEAD_DIMS = {32: 8, 64: 14, 80: 3, 96: 2, 128: 12, 160: 1, 192: 2, 224: 1, 256: 3}
+HEAD_DIMS = {32: 6, 64: 16, 80: 3, 96: 2, 128: 14, 160: 1, 192: 1, 224: 1, 256: 2}
 GROUP_SIZES = {1: 10, 2: 2, 3: 2, 4: 12, 5: 1, 6: 3, 7: 1, 8: 5, 9: 1, 12: 1, 15: 1, 16: 2, 20: 1}
 NUM_KV_HEADS = {1: 7, 2: 5, 3: 1, 4: 2, 8: 1}
-DTYPE_WEIGHTS = {"float32": 3, "bfloat16": 6, "float16": 2}
+DTYPE_WEIGHTS = {"float32": 3, "bfloat16": 8, "float16": 2}
 NARROW_DTYPES = ("bfloat16", "float16")
 SEEDS = evenly(range(254))
 
