@@ -35,15 +35,16 @@ PEAKS = {
 }
 WINDOWS = {0: 14, 1: 2, 2: 1, 16: 1, 31: 1, 32: 2, 33: 1, 10**6: 1}
 """Beside them the length of the longest sequence, one less and one more."""
-ALIBI = {"none": 8, "standard": 2, "steep": 1}
-SINKS = {"none": 7, "normal": 2, "minus_infinity": 1, "large": 1, "mixed": 2}
+# Kernels are compiled anew where any of these is present, in every combination: most cases have none or one.
+ALIBI = {"none": 10, "standard": 2, "steep": 1}
+SINKS = {"none": 9, "normal": 1, "minus_infinity": 1, "large": 1, "mixed": 2}
+KINDS = {"head_major": 6, "interleaved": 1}
 SCALE_FACTORS = {1.0: 7, 0.5: 1, 2.0: 1}
-OUTPUT_SAME = 12
+OUTPUT_SAME = 20
 OUTPUT_SCALES = {1.0: 1, 0.37: 2, 1.7: 1, 2.0**-6: 1, 2.0**-9: 3}
 """By which an output in FP8 is divided; by 2^-9, ordinary values are too large for most formats."""
 PADDING_ROWS = {0: 5, 1: 1, 3: 1}
 FAR = {"none": 15, "pages": 2}
-KINDS = {"head_major": 6, "interleaved": 2}
 
 _LEAST_OUTPUT = 2.0**-6
 _MOST_OUTPUT = 2.0

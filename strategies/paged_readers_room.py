@@ -19,10 +19,10 @@ from tridiff.strategies.lengths import cdiv
 from tridiff.strategies.paged_readers_case import DTYPES
 
 # Widths and groups are compile-time constants of most kernels, so a few carry most of the weight.
-HEAD_DIMS = {32: 8, 64: 14, 80: 3, 96: 2, 128: 12, 160: 1, 192: 2, 224: 1, 256: 3}
+HEAD_DIMS = {32: 6, 64: 16, 80: 3, 96: 2, 128: 14, 160: 1, 192: 1, 224: 1, 256: 2}
 GROUP_SIZES = {1: 10, 2: 2, 3: 2, 4: 12, 5: 1, 6: 3, 7: 1, 8: 5, 9: 1, 12: 1, 15: 1, 16: 2, 20: 1}
 NUM_KV_HEADS = {1: 7, 2: 5, 3: 1, 4: 2, 8: 1}
-DTYPE_WEIGHTS = {"float32": 3, "bfloat16": 6, "float16": 2}
+DTYPE_WEIGHTS = {"float32": 3, "bfloat16": 8, "float16": 2}
 NARROW_DTYPES = ("bfloat16", "float16")
 SEEDS = evenly(range(254))
 
@@ -59,6 +59,11 @@ class Layout(NamedTuple):
     value_pages: str
     key_order: str
     value_order: str
+
+
+_SMALLEST = Layout("packed", "packed", "token_major", "token_major")
+_LARGEST = Layout("layers", "layers", "padded_heads", "padded_heads")
+"""Those that need least and most memory, whatever the shape."""
 
 
 class ReaderRoom:
@@ -123,8 +128,8 @@ class ReaderRoom:
         return self.elements // self._page(shape.num_kv_heads, shape.head_dim, page_size) - paging.SPARE_PAGES
 
     def _least_page(self, num_kv_heads: int, head_dim: int, page_size: int) -> int:
-        gap = min(self.gaps)
-        return min(page_elements(each, gap, num_kv_heads, head_dim, page_size) for each in self._layouts)
+        smallest = (_SMALLEST,) if _SMALLEST in self._layouts else self._layouts
+        return min(page_elements(each, min(self.gaps), num_kv_heads, head_dim, page_size) for each in smallest)
 
     @property
     def elements(self) -> int:
@@ -135,6 +140,8 @@ class ReaderRoom:
         """Layouts in which `num_pages` fit."""
         each = self.elements // num_pages
         sizes = (gap, shape.num_kv_heads, shape.head_dim, page_size)
+        if page_elements(_LARGEST, *sizes) <= each:
+            return list(self._layouts)
         return [layout for layout in self._layouts if page_elements(layout, *sizes) <= each]
 
     def takes_dtype(self, name: str, types: Mapping[str, Any]) -> bool:
