@@ -11,37 +11,31 @@ row is 0. `key` and `value` hold the chunks of the others, and rows of it that n
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from hypothesis import strategies as st
 
 from tridiff.harness.api import Arena, Domain, Inputs, Op, require
-from tridiff.strategies import prefill_inputs
-from tridiff.strategies.draws import choose
+from tridiff.strategies import prefill_drawing, prefill_inputs
 from tridiff.strategies.paged_readers import PLACEMENTS, within
 from tridiff.strategies.paged_readers_models import model_names
-from tridiff.strategies.paged_readers_room import ReaderRoom
 from tridiff.strategies.prefill_case import PrefillCase
-from tridiff.strategies.prefill_drawing import COMPILE_TIME, Batch, is_empty, prefill_fields, room_of
+from tridiff.strategies.prefill_drawing import COMPILE_TIME, USUAL, Batch, Limits
 from tridiff.strategies.prefill_facets import FACETS, PROPERTIES
 from tridiff.strategies.prefill_lengths import MIXED_QUERY_LENS
 
 __all__ = ["OP", "ChunkedPrefillPagedDecodeCase", "build", "cases", "preset_cases"]
 
-_BATCH = Batch(query_lens=MIXED_QUERY_LENS, empty=True)
-
-NATIVE_LIMITS: Mapping[str, tuple[Any, ...]] = {
-    "head_dim": (64, 128),
-    "page_size": (16, 32),
-    "dtype": ("bfloat16", "float16"),
-    "window": (0,),
-    "sinks": ("none",),
+NATIVE: Limits = {
+    **{"head_dim": (64, 128), "page_size": (16, 32), "dtype": ("bfloat16", "float16"), "window": (0,), "sinks": ("none",)},
+    **{"kind": ("head_major",), "output_dtype": ("same",), "gap": (16,), "lead": (0,), "storage": ("large",)},
 }
 """Where vLLM chooses its native decode kernel on CDNA, if pages are packed: drawn often, so that the choice matters."""
 
-NATIVE = {False: 5, True: 2}
+_BATCH = Batch(query_lens=MIXED_QUERY_LENS, empty=True, parts=((3, USUAL), (3, NATIVE)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,33 +61,16 @@ def build(case: ChunkedPrefillPagedDecodeCase, arena: Arena) -> Inputs:
 
 def cases(domain: Domain) -> st.SearchStrategy[ChunkedPrefillPagedDecodeCase]:
     """Cases over the whole of `domain`, within a budget; shrinks towards `ChunkedPrefillPagedDecodeCase()` on gfx942."""
-    rooms = {False: room_of(domain)}
-    narrowed = native(domain)
-    if narrowed is not None:
-        rooms[True] = room_of(narrowed)
-    rooms = {is_native: room for is_native, room in rooms.items() if not is_empty(room)}
-    if not rooms:
-        return st.nothing()
-    return choose({key: weight for key, weight in NATIVE.items() if key in rooms}).flatmap(lambda key: _cases(rooms[key]))
+    return prefill_drawing.prefill_cases(domain, _BATCH, functools.partial(_made, domain))
 
 
 def preset_cases(domain: Domain) -> st.SearchStrategy[ChunkedPrefillPagedDecodeCase]:
-    """Cases with the heads of real models, and of hybrid ones the page sizes."""
-    room = room_of(domain, models=True)
-    return st.nothing() if is_empty(room) else _cases(room)
+    """Cases with the heads of real models, and the page sizes that they have."""
+    return prefill_drawing.preset_cases(domain, _BATCH, functools.partial(_made, domain))
 
 
-def native(domain: Domain) -> Domain | None:
-    """The part of `domain` where a native kernel may be chosen; None where there is none."""
-    limits = dict(domain.limits)
-    for facet, values in NATIVE_LIMITS.items():
-        limits[facet] = tuple(value for value in values if domain.allows(facet, value))
-    return replace(domain, limits=limits) if all(limits[facet] for facet in NATIVE_LIMITS) else None
-
-
-def _cases(room: ReaderRoom) -> st.SearchStrategy[ChunkedPrefillPagedDecodeCase]:
-    arch = room.domain.target or ChunkedPrefillPagedDecodeCase().arch
-    return prefill_fields(room, _BATCH).map(lambda drawn: ChunkedPrefillPagedDecodeCase(**drawn, arch=arch))
+def _made(domain: Domain, fields: Mapping[str, Any]) -> ChunkedPrefillPagedDecodeCase:
+    return ChunkedPrefillPagedDecodeCase(**fields, arch=domain.target)
 
 
 OP = Op(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
 
 from hypothesis import strategies as st
 
@@ -30,8 +30,13 @@ _ATTENTION: Mapping[str, Weights[Any]] = {"causal": CAUSAL, "alibi": paged_reade
 
 _CHUNK: Mapping[str, Weights[str]] = {"chunk": {"rows": 7, "cache": 3}, "chunk_slots": {"written": 5, "poison": 6}}
 CHUNK_LAYOUTS = {"packed": 4, "fused_qkv": 4, "padded_heads": 1, "heads_first": 1}
+CHUNK_VALUE_LAYOUTS = {"packed": 3, "fused_qkv": 3, "padded_heads": 2, "heads_first": 1}
 EXTRA_QUERY_LENS = {0: 13, 1: 3, 200: 1}
-_OF_CHUNKS: Mapping[str, Weights[Any]] = {"chunk_layout": CHUNK_LAYOUTS, "extra_query_len": EXTRA_QUERY_LENS}
+_OF_CHUNKS: Mapping[str, Weights[Any]] = {
+    "chunk_layout": CHUNK_LAYOUTS,
+    "chunk_value_layout": CHUNK_VALUE_LAYOUTS,
+    "extra_query_len": EXTRA_QUERY_LENS,
+}
 
 PEAKS = {
     **{"last": 4, "first": 1, "before_chunk": 2, "after_chunk": 2, "outside_window": 2, "inside_window": 2},
@@ -41,13 +46,60 @@ PEAKS = {
 _WINDOWS = {size: 2 for size in paged_readers.WINDOWS if size}
 """Beside them the longest context, one less and one more."""
 
+T = TypeVar("T")
+Limits = Mapping[str, tuple[Any, ...]]
+"""Values by facet, as a Domain has them."""
+
+WHOLE = 3
+"""Weight of all of the domain, beside its parts."""
+
+
+USUAL: Limits = {
+    "dtype": ("float32", "bfloat16"),
+    **{"head_dim": (64,), "cache_dtype": ("same",), "output_dtype": ("same",), "kind": ("head_major",), "chunk": ("rows",)},
+    **{"gap": (16,), "lead": (0,), "storage": ("large",)},
+}
+"""What kernels are compiled for is the same in many Cases: else every one would be a compilation of its own."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """What differs from Op to Op: how often which `query_lens`, and whether there are sequences without tokens (`empty`)."""
+    """What differs from Op to Op: how often which `query_lens`; whether there are sequences without tokens (`empty`).
+
+    `own`: fields that the other Op has not, which are facets. `parts`: parts of the domain, by weight, which come beside all of it
+    (`WHOLE`): each by the limits that it has.
+    """
 
     query_lens: Weights[int]
     empty: bool = False
+    own: Mapping[str, Weights[Any]] = field(default_factory=dict)
+    parts: tuple[tuple[int, Limits], ...] = ()
+
+
+def prefill_cases(domain: Domain, batch: Batch, made: Callable[[dict[str, Any]], T]) -> st.SearchStrategy[T]:
+    """What `made` makes of fields drawn from `domain`, or from one of the parts of it; nothing where there is nothing."""
+    whole = room_of(domain)
+    if is_empty(whole, batch):
+        return st.nothing()
+    rooms, weights = [whole], {0: WHOLE}
+    for weight, limits in batch.parts:
+        part = _part(domain, limits)
+        if part is not None and not is_empty(room := room_of(part), batch):
+            weights[len(rooms)] = weight
+            rooms.append(room)
+    return choose(weights).flatmap(lambda at: prefill_fields(rooms[at], batch)).map(made)
+
+
+def preset_cases(domain: Domain, batch: Batch, made: Callable[[dict[str, Any]], T]) -> st.SearchStrategy[T]:
+    """The same with the heads of real models, and the page sizes that they have."""
+    room = room_of(domain, models=True)
+    return st.nothing() if is_empty(room, batch) else prefill_fields(room, batch).map(made)
+
+
+def _part(domain: Domain, limits: Limits) -> Domain | None:
+    """What `limits` leave of `domain`; None if that is nothing."""
+    both = {facet: tuple(value for value in values if domain.allows(facet, value)) for facet, values in limits.items()}
+    return replace(domain, limits={**domain.limits, **both}) if all(both.values()) else None
 
 
 def room_of(domain: Domain, *, models: bool = False) -> ReaderRoom:
@@ -62,12 +114,12 @@ def room_of(domain: Domain, *, models: bool = False) -> ReaderRoom:
     return room
 
 
-def is_empty(room: ReaderRoom) -> bool:
+def is_empty(room: ReaderRoom, batch: Batch) -> bool:
     """Whether the domain leaves no Case."""
     domain = room.domain
     return (
         paged_readers.is_empty(room)
-        or not all(allowed(weights, domain, name) for name, weights in _OF_CHUNKS.items())
+        or not all(allowed(weights, domain, name) for name, weights in {**_OF_CHUNKS, **batch.own}.items())
         or not (_attention(domain) and _chunks(domain))
     )
 
@@ -83,7 +135,7 @@ def prefill_fields(draw: st.DrawFn, room: ReaderRoom, batch: Batch) -> dict[str,
     drawn |= shape.fields | {"page_size": page_size}
     drawn |= draw(_lengths(room, shape, page_size, batch))
     context = max(keys - queries for keys, queries in zip(drawn["seq_lens"], drawn["query_lens"], strict=True))
-    drawn |= draw(_features(domain, context))
+    drawn |= draw(_features(domain, context, batch.own))
     drawn |= draw(paging.paging_fields(domain))
     num_pages = paging.pool_size(drawn["seq_lens"], page_size)
     drawn |= draw(paged_readers.cache_layouts(room, shape, page_size, num_pages))
@@ -104,7 +156,7 @@ def _lengths(room: ReaderRoom, shape: Shape, page_size: int, batch: Batch) -> st
 
 
 @st.composite
-def _features(draw: st.DrawFn, domain: Domain, context: int) -> dict[str, Any]:
+def _features(draw: st.DrawFn, domain: Domain, context: int, own: Mapping[str, Weights[Any]]) -> dict[str, Any]:
     """Masks, bias and sinks, and how chunks come; windows lie around the longest `context`, too."""
     drawn = _joint(draw, _ATTENTION, _attention(domain))
     windowed = drawn.pop("windowed")
@@ -114,7 +166,7 @@ def _features(draw: st.DrawFn, domain: Domain, context: int) -> dict[str, Any]:
         "sinks": draw(choose(allowed(paged_readers.SINKS, domain, "sinks"))),
         "padding_rows": draw(choose(allowed(paged_readers.PADDING_ROWS, domain, "padding_rows"))),
         **_joint(draw, _CHUNK, _chunks(domain)),
-        **draw(fields(**{name: choose(allowed(weights, domain, name)) for name, weights in _OF_CHUNKS.items()})),
+        **draw(fields(**{name: choose(allowed(weights, domain, name)) for name, weights in {**_OF_CHUNKS, **own}.items()})),
     }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ NUM_SEQUENCES = {1: 5, 2: 4, 3: 3, 4: 2, 5: 1}
 _SHORT = 40
 _FEW = evenly(range(2, _SHORT + 1)) | {2: 4, 3: 3, 5: 2, 15: 2, 16: 2, 17: 2, 31: 2, 32: 2, 33: 2}
 _TILES = {63: 2, 64: 2, 65: 2, 127: 1, 128: 1, 129: 1, 130: 1}
-QUERY_LENS = {1: 14, 0: 4} | _FEW | _TILES
+QUERY_LENS = {1: 14, 0: 4} | dict(sorted((_FEW | _TILES).items()))
 """Queries of a sequence; below 130 few tiles of 128 are full, and all of them cost as much as if they were."""
 
 MIXED_QUERY_LENS = QUERY_LENS | {1: 116}
@@ -95,17 +95,16 @@ class _Offer:
     def queries(self, weights: Weights[int], contexts: Weights[int]) -> dict[int, int]:
         """Those of `weights` beside which there is a context."""
         inside = _ordered(weights, self.domain, "query_lens")
-        return {query: weight for query, weight in inside.items() if any(self._contexts(contexts, query))}
+        if not self.domain.limits:  # then the shortest context fits, or none does
+            return {query: weight for query, weight in inside.items() if self._fits(0, query)}
+        return {query: weight for query, weight in inside.items() if self.contexts(contexts, query)}
 
     def contexts(self, weights: Weights[int], query: int) -> dict[int, int]:
         """Those of `weights` that go with so many queries, and those besides that the allowed `seq_lens` leave."""
-        return _ordered(dict(self._contexts(weights, query)), self.domain, "context_lens")
-
-    def _contexts(self, weights: Weights[int], query: int) -> Iterator[tuple[int, int]]:
         named: Weights[int] = allowed({}, self.domain, "seq_lens") if "seq_lens" in self.domain.limits else {}
         others = {keys - query: 1 for keys in named if keys >= query and keys - query not in weights}
-        inside = allowed({**weights, **others}, self.domain, "context_lens") if self.domain.limits else weights
-        yield from ((context, weight) for context, weight in inside.items() if self._fits(context, query))
+        inside = _ordered({**weights, **others}, self.domain, "context_lens")
+        return {context: weight for context, weight in inside.items() if self._fits(context, query)}
 
     def _fits(self, context: int, query: int) -> bool:
         if context == EMPTY and query != 1:
@@ -114,8 +113,10 @@ class _Offer:
         return fits and self.domain.allows("seq_lens", context + query)
 
 
-def _ordered(weights: Mapping[int, int], domain: Domain, facet: str) -> dict[int, int]:
+def _ordered(weights: Mapping[int, int], domain: Domain, facet: str) -> Weights[int]:
     """What the domain allows, simplest first: one query before none, no context before one of no token."""
+    if not domain.limits:
+        return weights
     inside = allowed(weights, domain, facet)
     key = simplicity if facet == "query_lens" else lambda context: (context < 0, context)
     return {length: inside[length] for length in sorted(inside, key=key)}

@@ -16,25 +16,24 @@ without queries has no row. Block-table entries past cdiv(seq_len, page size) mu
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from hypothesis import strategies as st
 
 from tridiff.harness.api import Arena, Domain, Facet, Inputs, Op, require
-from tridiff.strategies import prefill_inputs
-from tridiff.strategies.draws import allowed, choose
+from tridiff.strategies import prefill_drawing, prefill_inputs
 from tridiff.strategies.paged_readers import PLACEMENTS, within
 from tridiff.strategies.paged_readers_models import model_names
-from tridiff.strategies.paged_readers_room import ReaderRoom
 from tridiff.strategies.prefill_case import PrefillCase
-from tridiff.strategies.prefill_drawing import COMPILE_TIME, Batch, is_empty, prefill_fields, room_of
+from tridiff.strategies.prefill_drawing import COMPILE_TIME, USUAL, Batch
 from tridiff.strategies.prefill_facets import FACETS, PROPERTIES
 from tridiff.strategies.prefill_lengths import QUERY_LENS
 
 __all__ = ["OP", "PrefixPrefillCase", "build", "cases", "preset_cases"]
 
-SKIP_DECODE = {False: 7, True: 3}
-_BATCH = Batch(query_lens=QUERY_LENS)
+_BATCH = Batch(query_lens=QUERY_LENS, own={"skip_decode": {False: 7, True: 3}}, parts=((4, USUAL),))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,20 +62,16 @@ def build(case: PrefixPrefillCase, arena: Arena) -> Inputs:
 
 def cases(domain: Domain) -> st.SearchStrategy[PrefixPrefillCase]:
     """Cases over the whole of `domain`, within a budget; shrinks towards `PrefixPrefillCase()`."""
-    return _cases(room_of(domain))
+    return prefill_drawing.prefill_cases(domain, _BATCH, _made)
 
 
 def preset_cases(domain: Domain) -> st.SearchStrategy[PrefixPrefillCase]:
-    """Cases with the heads of real models, and of hybrid ones the page sizes."""
-    return _cases(room_of(domain, models=True))
+    """Cases with the heads of real models, and the page sizes that they have."""
+    return prefill_drawing.preset_cases(domain, _BATCH, _made)
 
 
-def _cases(room: ReaderRoom) -> st.SearchStrategy[PrefixPrefillCase]:
-    skip_decode = allowed(SKIP_DECODE, room.domain, "skip_decode")
-    if is_empty(room) or not skip_decode:
-        return st.nothing()
-    fields = prefill_fields(room, _BATCH)
-    return st.builds(lambda skips, drawn: PrefixPrefillCase(**drawn, skip_decode=skips), choose(skip_decode), fields)
+def _made(fields: Mapping[str, Any]) -> PrefixPrefillCase:
+    return PrefixPrefillCase(**fields)
 
 
 OP = Op(
