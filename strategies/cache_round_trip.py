@@ -33,7 +33,7 @@ from tridiff.strategies.models import TP_SIZES
 __all__ = ["OP", "CacheRoundTripCase", "build", "cases", "preset_cases", "within"]
 
 MEBI = 2**20
-CACHE_BYTES, PRESET_BYTES = 4 * MEBI, 12 * MEBI
+CACHE_BYTES, PRESET_BYTES = 3 * MEBI // 2, 6 * MEBI
 """Of both caches together, gaps included, at most, where nothing smaller is left: all of it is filled with known data."""
 
 DTYPE_WEIGHTS = {"float32": 3, "bfloat16": 8, "float16": 4}

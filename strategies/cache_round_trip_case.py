@@ -50,7 +50,7 @@ class CacheRoundTripCase:
     slot_order: str = "ascending"
     slot_dtype: str = "int64"
     page_size: int = 16
-    kind: str = "head_major"
+    kind: str = "nhd"
     key_order: str = "token_major"
     value_order: str = "token_major"
     key_pages: str = "packed"
