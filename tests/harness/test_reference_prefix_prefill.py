@@ -120,7 +120,7 @@ def test_nothing_to_answer() -> None:
 
 
 def test_decodes_read_the_cache() -> None:
-    """In the driver's batch the one key of a decode comes from the cache, its row is not looked at; a chunk's comes from the rows."""
+    """In the driver's batch the key of a single query comes from the cache, its row is not looked at; a chunk's are rows."""
     decode, chunk = whole(7, 1), whole(5, 3, seed=1)
     inputs = prefill_inputs(decode, chunk)
     inputs["key"][0], inputs["value"][0] = math.nan, math.nan
