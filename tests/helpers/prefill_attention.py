@@ -17,7 +17,7 @@ def prefill_inputs(*sequences: Sequence_, chunk: str = "rows", slots: str = "wri
     `changes`: of other arguments.
     """
     inputs = inputs_of(*sequences)
-    rows = {"key": None, "value": None}
+    rows: dict[str, Tensor | None] = {"key": None, "value": None}
     if chunk == "rows":
         rows = {name: torch.cat([each[at][-len(each[0]) :] for each in sequences]) for at, name in ((1, "key"), (2, "value"))}
     if slots == "poison":
