@@ -35,7 +35,7 @@ NATIVE: Limits = {
 }
 """Where vLLM chooses its native decode kernel on CDNA, if pages are packed: drawn often, so that the choice matters."""
 
-_BATCH = Batch(query_lens=MIXED_QUERY_LENS, empty=True, parts=((3, USUAL), (3, NATIVE)))
+_BATCH = Batch(query_lens=MIXED_QUERY_LENS, empty=True, parts=((4, USUAL), (2, NATIVE)))
 
 
 @dataclass(frozen=True, kw_only=True)
