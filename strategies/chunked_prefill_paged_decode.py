@@ -1,0 +1,88 @@
+"""The Op `chunked_prefill_paged_decode`: attention of a mixed batch, chunks of prompts beside sequences that decode one token.
+
+A driver over two kernels that write one output: the prefix prefill for sequences of more than one query, launched only where
+`max_query_len` is above 1, and a decode kernel for sequences of one. Launcher arguments: those of `prefix_prefill` but for
+`skip_decode`, and `arch`, the architecture of the GPU ("gfx942"), by which a native decode kernel is chosen. That one takes pages
+for packed: chosen for caches that are not, it reads garbage.
+
+A sequence of one query has all its keys in the caches, its own token's included, and may have none at all (seq_len 0): then its
+row is 0. `key` and `value` hold the chunks of the others, and rows of it that nobody may need.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from hypothesis import strategies as st
+
+from tridiff.harness.api import Arena, Domain, Inputs, Op, require
+from tridiff.strategies import prefill_drawing, prefill_inputs
+from tridiff.strategies.paged_readers import PLACEMENTS, within
+from tridiff.strategies.paged_readers_models import model_names
+from tridiff.strategies.prefill_case import PrefillCase
+from tridiff.strategies.prefill_drawing import COMPILE_TIME, USUAL, Batch, Limits
+from tridiff.strategies.prefill_facets import FACETS, PROPERTIES
+from tridiff.strategies.prefill_lengths import MIXED_QUERY_LENS
+
+__all__ = ["OP", "ChunkedPrefillPagedDecodeCase", "build", "cases", "preset_cases"]
+
+NATIVE: Limits = {
+    **{"head_dim": (64, 128), "page_size": (16, 32), "dtype": ("bfloat16", "float16"), "window": (0,), "sinks": ("none",)},
+    **{"kind": ("head_major",), "output_dtype": ("same",), "gap": (16,), "lead": (0,), "storage": ("large",)},
+}
+"""Where vLLM chooses its native decode kernel on CDNA, if pages are packed: drawn often, so that the choice matters."""
+
+_BATCH = Batch(query_lens=MIXED_QUERY_LENS, empty=True, parts=((4, USUAL), (2, NATIVE)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChunkedPrefillPagedDecodeCase(PrefillCase):
+    """Parameters of one call; the defaults are the simplest case. `arch`: architecture of the GPU, see `native_choice`."""
+
+    arch: str = "gfx942"
+
+    def __post_init__(self) -> None:
+        """Raise `CaseError` for the first field that is out of its range."""
+        super().__post_init__()
+        require(0 < len(self.arch) <= 20, f"arch={self.arch!r}: must have 1 to 20 characters")
+
+    def decodes(self, sequence: int) -> bool:
+        """Whether all keys of a sequence are read from the caches although its chunk comes as rows."""
+        return self.query_lens[sequence] == 1
+
+
+def build(case: ChunkedPrefillPagedDecodeCase, arena: Arena) -> Inputs:
+    """Arguments of `chunked_prefill_paged_decode` for `case`, see `prefill_inputs.build`."""
+    return prefill_inputs.build(case, arena) | {"arch": case.arch}
+
+
+def cases(domain: Domain) -> st.SearchStrategy[ChunkedPrefillPagedDecodeCase]:
+    """Cases over the whole of `domain`, within a budget; shrinks towards `ChunkedPrefillPagedDecodeCase()` on gfx942."""
+    return prefill_drawing.prefill_cases(domain, _BATCH, functools.partial(_made, domain))
+
+
+def preset_cases(domain: Domain) -> st.SearchStrategy[ChunkedPrefillPagedDecodeCase]:
+    """Cases with the heads of real models, and the page sizes that they have."""
+    return prefill_drawing.preset_cases(domain, _BATCH, functools.partial(_made, domain))
+
+
+def _made(domain: Domain, fields: Mapping[str, Any]) -> ChunkedPrefillPagedDecodeCase:
+    return ChunkedPrefillPagedDecodeCase(**fields, arch=domain.target)
+
+
+OP = Op(
+    name="chunked_prefill_paged_decode",
+    case=ChunkedPrefillPagedDecodeCase,
+    strategy=cases,
+    presets=preset_cases,
+    build=build,
+    models=model_names(),
+    within=lambda case, domain: within(case, domain) and case.arch == domain.target,
+    compile_time=COMPILE_TIME,
+    placements=PLACEMENTS,
+    facets=FACETS,
+    properties=PROPERTIES,
+)
