@@ -258,7 +258,7 @@ def _decode(
 
         scores = sm_scale * tl.dot(query_tile, tl.trans(key_tile), input_precision="ieee")
         if slopes is not None:
-            scores += slopes[:, None] * (tokens - (seq_len - 1))[None, :].to(tl.float32)
+            scores += slopes[:, None] * (tokens - (seq_len - 1))[None, :]
         scores = tl.where(live[None, :], scores, float("-inf"))
         # A tile holds at least one live key, so new_peak is finite and neither exponent below is -inf - -inf.
         new_peak = tl.maximum(peak, tl.max(scores, axis=1))

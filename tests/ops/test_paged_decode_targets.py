@@ -90,7 +90,7 @@ def test_grid_knows_no_lengths(group: int, blocks: int) -> None:
 
 def test_scales_concern_fp8_only() -> None:
     """The kernel is given the scales of FP8 caches, and none for others."""
-    scales = {"k_scale": torch.ones(1), "v_scale": torch.ones(())}
+    scales: dict[str, Any] = {"k_scale": torch.ones(1), "v_scale": torch.ones(())}
 
     plain, quantised = (
         captured(partial(paged_decode, **arguments(dtype=dtype), **scales))[0].arguments
