@@ -66,8 +66,8 @@ USUAL: Limits = {
 class Batch:
     """What differs from Op to Op: how often which `query_lens`; whether there are sequences without tokens (`empty`).
 
-    `own`: fields that the other Op has not, which are facets. `parts`: parts of the domain, by weight, which come beside all of it
-    (`WHOLE`): each by the limits that it has.
+    `own`: fields that the other Op has not, which are facets. `parts`: parts of the domain, each by its limits and its weight
+    beside all of it (`WHOLE`).
     """
 
     query_lens: Weights[int]

@@ -29,6 +29,8 @@ _PAGE_WEIGHT = 5
 _SAMPLES = 12
 _LONGEST_SAMPLE = 400
 
+_LENGTHS = frozenset({"query_lens", "context_lens", "seq_lens"})
+
 EMPTY = -1
 """The context of a sequence of one query whose seq_len is 0: padding of a batch of decodes."""
 
@@ -95,7 +97,7 @@ class _Offer:
     def queries(self, weights: Weights[int], contexts: Weights[int]) -> dict[int, int]:
         """Those of `weights` beside which there is a context."""
         inside = _ordered(weights, self.domain, "query_lens")
-        if not self.domain.limits:  # then the shortest context fits, or none does
+        if not _LENGTHS & self.domain.limits.keys():  # then the shortest context fits, or none does
             return {query: weight for query, weight in inside.items() if self._fits(0, query)}
         return {query: weight for query, weight in inside.items() if self.contexts(contexts, query)}
 
@@ -115,7 +117,7 @@ class _Offer:
 
 def _ordered(weights: Mapping[int, int], domain: Domain, facet: str) -> Weights[int]:
     """What the domain allows, simplest first: one query before none, no context before one of no token."""
-    if not domain.limits:
+    if facet not in domain.limits:
         return weights
     inside = allowed(weights, domain, facet)
     key = simplicity if facet == "query_lens" else lambda context: (context < 0, context)

@@ -133,7 +133,10 @@ def test_alibi() -> None:
 
     found = value_of(inputs_of(whole, alibi_slopes=slopes))
 
-    close(found, plain(query[0], keys, values, bias=slopes[:, None] * torch.arange(-Q_POS, 1)))
+    bias = slopes[:, None] * torch.arange(-Q_POS, 1)
+    close(found, plain(query[0], keys, values, bias=bias))
+    sinks = torch.tensor([0.3, 1.0, 2.0, -2.0])  # against which a bias of all keys alike shows
+    close(value_of(inputs_of(whole, alibi_slopes=slopes, sinks=sinks)), plain(query[0], keys, values, bias=bias, sinks=sinks))
     without = value_of(inputs_of(sequence(1)))
     assert torch.equal(value_of(inputs_of(sequence(1), alibi_slopes=slopes)), without)
 

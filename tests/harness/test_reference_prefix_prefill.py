@@ -76,14 +76,14 @@ def test_chunks_are_not_quantised() -> None:
     """Beside an FP8 cache the context is what its codes say, and the chunk what its rows say; from the cache both are codes."""
     query, keys, values = whole()
     codes = keys.to(torch.float8_e4m3fn), values.to(torch.float8_e4m3fn)
-    scales = {"k_scale": torch.tensor(0.5), "v_scale": torch.tensor([2.0])}
+    scales: dict[str, Any] = {"k_scale": torch.tensor(0.5), "v_scale": torch.tensor([2.0])}
     coded = codes[0].float() * 0.5, codes[1].float() * 2.0
-    mixed = (torch.cat([code[:CONTEXT], exact[CONTEXT:]]) for code, exact in zip(coded, (keys, values), strict=True))
+    mixed = [torch.cat([code[:CONTEXT], exact[CONTEXT:]]) for code, exact in zip(coded, (keys, values), strict=True)]
     inputs = prefill_inputs((query, *codes), chunk="cache", **scales)
     rows = {"key": keys[CONTEXT:], "value": values[CONTEXT:]}
 
     close(value_of(inputs), masked((query, *coded)))
-    close(value_of({**inputs, **rows}), masked((query, *mixed)))
+    close(value_of({**inputs, **rows}), masked((query, mixed[0], mixed[1])))
 
 
 def test_rows() -> None:
@@ -120,7 +120,7 @@ def test_nothing_to_answer() -> None:
 
 
 def test_decodes_read_the_cache() -> None:
-    """In the driver's batch the one key of a decode comes from the cache, its row is not looked at; a chunk's comes from the rows."""
+    """In the driver's batch the key of a single query comes from the cache, its row is not looked at; a chunk's are rows."""
     decode, chunk = whole(7, 1), whole(5, 3, seed=1)
     inputs = prefill_inputs(decode, chunk)
     inputs["key"][0], inputs["value"][0] = math.nan, math.nan
@@ -242,7 +242,7 @@ def test_wrong_values_exceed_the_bound(dtype: str) -> None:
     """Alibi from the wrong position (against a sink), sinks dropped or counted twice, zeros, heads in each other's place."""
     one = peaked(getattr(torch, dtype), CONTEXT)
     slopes, sinks = torch.tensor([4.0, 2.0, 1.0, 0.5]), torch.tensor([3.0, 2.0, 2.5, 4.0])
-    arguments = {"slopes": slopes, "sinks": sinks}
+    arguments: dict[str, Any] = {"slopes": slopes, "sinks": sinks}
 
     result = judged(prefill_inputs(one, alibi_slopes=slopes, sinks=sinks), dtype)
 

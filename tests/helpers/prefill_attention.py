@@ -1,4 +1,4 @@
-"""Launcher arguments of prefix_prefill for tests of its reference, and attention under a mask, one query and one head at a time."""
+"""Launcher arguments of prefix_prefill for tests of its reference, and attention under a mask, query by query, head by head."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from torch import Tensor
 def prefill_inputs(*sequences: Sequence_, chunk: str = "rows", slots: str = "written", **changes: Any) -> dict[str, Any]:
     """Arguments for `sequences`, each of whose queries are its last tokens.
 
-    `chunk`: "rows" of key and value, or the "cache" alone. `slots`: what the caches hold of a chunk in rows: "written" or "poison".
+    `chunk`: "rows" of key and value, or the "cache" alone. `slots`: what the caches hold of a chunk in rows: "written", "poison".
     `changes`: of other arguments.
     """
     inputs = inputs_of(*sequences)
-    rows = {"key": None, "value": None}
+    rows: dict[str, Tensor | None] = {"key": None, "value": None}
     if chunk == "rows":
         rows = {name: torch.cat([each[at][-len(each[0]) :] for each in sequences]) for at, name in ((1, "key"), (2, "value"))}
     if slots == "poison":
@@ -48,7 +48,7 @@ def mask(queries: int, keys: int, *, causal: bool = True, window: int = 0) -> Te
 def masked(
     whole: Sequence_, visible: Tensor | None = None, *, slopes: Tensor | None = None, sinks: Tensor | None = None, shift: int = 0
 ) -> Tensor:
-    """Float64 attention [queries, Hq, D]; `visible`: see `mask`, causal by default. `shift`: of the queries' positions in alibi."""
+    """Float64 attention [queries, Hq, D]; `visible`: see `mask`, causal by default; `shift`: of positions in alibi."""
     query, keys, values = (each.double() for each in whole)
     count, group = len(keys), query.shape[1] // keys.shape[1]
     visible = mask(len(query), count) if visible is None else visible
