@@ -80,7 +80,10 @@ def _vllm_fp8_dtype() -> torch.dtype:
 
 
 def sglang(package: Package) -> dict[str, Stub]:
-    """For SGLang: `sglang.srt.utils`, and `sglang.srt.environ` with the defaults of the release's switches."""
+    """For SGLang: `sglang.srt.utils`, `sglang.srt.environ` with the release's default switches, and more for cache writers.
+
+    These ask whether the GPU launches kernels in dependence on each other, as none does here, and whether there is Triton.
+    """
     switches = {"SGLANG_MLA_DECODE_TUNE": False, "SGLANG_FORCE_LEAN_GRID_CU_MULT": 1.0}
     utils = {
         "is_hip": is_hip,
@@ -89,7 +92,19 @@ def sglang(package: Package) -> dict[str, Stub]:
         "get_device_core_count": lambda device=0: torch.cuda.get_device_properties(device).multi_processor_count,
     }
     envs = Answers("sglang.srt.environ.envs", package, {name: _Default(value) for name, value in switches.items()})
-    stubs: dict[str, dict[str, Any]] = {"sglang.srt.environ": {"envs": envs}, "sglang.srt.utils": utils}
+    capabilities = Answers("sglang.srt.platforms.current_platform.capabilities", package, {"supports_triton": True})
+    platform = Answers("sglang.srt.platforms.current_platform", package, {"capabilities": capabilities})
+    stubs: dict[str, dict[str, Any]] = {
+        "sglang.srt.environ": {"envs": envs},
+        "sglang.srt.utils": utils,
+        "sglang.srt.platforms": {"current_platform": platform},
+        "sglang.srt.runtime_context": {"get_parallel": lambda: Answers("sglang's parallel state", package, {})},
+        "sglang.kernels.jit.utils": {"is_arch_support_pdl": lambda: False},
+        "sglang.kernels.ops.kvcache.set_mla_kv_buffer": {
+            "can_use_set_mla_kv_buffer": lambda *_: False,
+            "set_mla_kv_buffer": None,
+        },
+    }
     return {name: Stub(name, package, answers) for name, answers in stubs.items()}
 
 

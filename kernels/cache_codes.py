@@ -80,9 +80,10 @@ def encoded(numbers, element: tl.constexpr):
     power = (numbers.to(tl.int32, bitcast=True) & 0x7F800000).to(tl.float32, bitcast=True)
     smallest: tl.constexpr = 2.0 ** (1 - element.exponent_bias)
     anchor = tl.maximum(power, smallest) * (1.5 * 2.0 ** (23 - element.fp_mantissa_width))
-    magnitude = ((numbers + anchor) - anchor).to(tl.int32, bitcast=True) & 0x7FFFFFFF
+    rounded = ((numbers + anchor) - anchor).to(tl.int32, bitcast=True)
+    # What is rounded to 0 has lost its sign.
     sign = numbers.to(tl.int32, bitcast=True) & -0x80000000
-    codes = (magnitude | sign).to(tl.float32, bitcast=True).to(element).to(tl.uint8, bitcast=True)
+    codes = (rounded | sign).to(tl.float32, bitcast=True).to(element).to(tl.uint8, bitcast=True)
     nan: tl.constexpr = 0x80 if element.exponent_bias == 8 else 0x7F
     is_nan = numbers != numbers  # noqa: PLR0124 - nothing else differs from itself
     return tl.where(is_nan, nan, codes).to(element, bitcast=True)

@@ -97,13 +97,14 @@ def test_codes_are_stored_as_they_are(dtype: torch.dtype) -> None:
 
 def test_float32_division_is_no_exact_one() -> None:
     """The quotient is rounded to float32 first: a kernel that divides by IEEE has no freedom at all."""
-    scale = torch.tensor(1.7, dtype=torch.float32)
-    value = torch.tensor([1.0625 * 1.7], dtype=torch.float32)  # about a tie
+    value = torch.tensor([float.fromhex("0x1.ce6668p+0")])  # by 1.7 above a tie; in float32 a tie
 
-    found, bound = stored(value, E4M3FN, float(scale), "ieee")
+    found, bound = stored(value, E4M3FN, 1.7, "ieee")
+    exact, _ = stored(value, E4M3FN, 1.7, "approximate")
 
-    assert found.tolist() == [float((value / scale).to(E4M3FN).to(torch.float32))]
+    assert found.tolist() == [1.0]
     assert bound.tolist() == [0.0]
+    assert exact.tolist() == [1.125]
 
 
 @pytest.mark.parametrize("division", ["approximate", "reciprocal"])

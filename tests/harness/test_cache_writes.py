@@ -353,3 +353,25 @@ def test_caches_without_heads_and_of_scales() -> None:
         "slot 18 (page 1, offset 2), head 1, bytes 0..4 overwritten by token 0 whose slot is -2",
     ]
     assert len(NEGATIVE_KINDS) == 5
+
+
+def test_of_equal_rows_the_one_without_a_slot_is_named() -> None:
+    """Nothing of it may be written, so it is the culprit; of several the first."""
+    cache, rows = torch.zeros(2, 16, 8), torch.ones(4, 1, 8)
+    cache[0, 5] = 1.0
+    slots = torch.tensor([7, -3, -1])
+
+    found = victim_of(Target(cache=cache, page_size=16, index=plain_index(cache), slots=slots, rows=rows), np.arange(40, 48))
+
+    assert found.endswith("overwritten by token 1 whose slot is -3")
+
+
+def test_slot_below_the_cache_lies_in_its_red_zone() -> None:
+    """However long a token is: what is written there is compared."""
+    case = Case(num_heads=32, head_dim=128, head_dim_v=128, negatives="all")
+
+    found = said(case, lambda cache, rows: put(cache, -32 * 128, rows[0].flatten()))
+
+    assert found.startswith(
+        "below the cache, where slot -1 (page 0, offset -1) would lie, head 0, bytes 0..512 overwritten by token 0"
+    )
