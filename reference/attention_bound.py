@@ -50,7 +50,9 @@ _CHOICES: dict[str, tuple[object, ...]] = {
 }
 _NEEDED = ("p_dtype", "dot_precision")
 _COUNTS = ("block_n", "num_kv_splits")
-_OPTIONAL_COUNTS = ("query_columns", "split_multiple")
+_OPTIONAL_COUNTS = ("query_columns", "split_multiple", "smallest_block_n")
+_OPTIONAL_NUMBERS = {"epsilon": (0.0, 1e-6)}
+"""Each with the least and the largest that it may be."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +102,9 @@ class Contract:
     which the p of a tile are added up, after that cast; None: as float32, before it. `partial`: of that of a split's output.
     `query`, `key`, `value`, `p`: what the two products take from their operands. `underflow`: absolute error of a float32
     product or quotient below the normal range. `key_scale`, `value_scale`: scales of FP8 codes folded into scores and output,
-    else None. `block_n`: keys per tile. `splits`: KV splits, of a multiple of `split_multiple` keys each.
+    else None. `block_n`: keys per tile; `smallest_block_n`: of the smallest tile, where a kernel has several. `splits`: KV splits,
+    of a multiple of `split_multiple` keys each. `epsilon`: what a row's sum of p, at least 1, is increased by before it divides.
+    `output_scale`: the output is divided by it, and saturated, before it is stored; None: neither.
     """
 
     scale: float
@@ -119,8 +123,11 @@ class Contract:
     key_scale: float | None
     value_scale: float | None
     block_n: int
+    smallest_block_n: int
     splits: int
     split_multiple: int
+    epsilon: float
+    output_scale: float | None
 
     @classmethod
     def of(
@@ -128,7 +135,7 @@ class Contract:
     ) -> Contract:
         """Combine what `inputs` ask for with the `rounding` a kernel declares.
 
-        `key_scale`, `value_scale`: of FP8 caches. Raises KeyError for an entry of `rounding` that is missing (`dequantised`
+        Without `logit_cap` there is none; `lse` and `output_scale` may be missing, too. `key_scale`, `value_scale`: of FP8 caches. Raises KeyError for an entry of `rounding` that is missing (`dequantised`
         only where the caches are FP8), ValueError for one that is unknown.
         """
         _require_rounding(rounding)
@@ -139,9 +146,9 @@ class Contract:
         sum_dtype = rounding.get("sum_dtype")
         return cls(
             scale=1.0 if rounding.get("scaled_query", False) else float(inputs["sm_scale"]),
-            cap=float(inputs["logit_cap"]),
+            cap=float(inputs.get("logit_cap", 0.0)),
             output=torch.finfo(inputs["output"].dtype),
-            lse=torch.finfo(inputs["lse"].dtype),
+            lse=torch.finfo(inputs["lse"].dtype if "lse" in inputs else torch.float32),
             weight=Rounded.to(p_dtype),
             product=Rounded.to(DTYPES[rounding.get("product_dtype", "float32")]),
             total=None if sum_dtype is None else Rounded.to(DTYPES[sum_dtype]),
@@ -154,8 +161,11 @@ class Contract:
             key_scale=key_fold,
             value_scale=value_fold,
             block_n=int(rounding["block_n"]),
+            smallest_block_n=int(rounding.get("smallest_block_n", rounding["block_n"])),
             splits=int(rounding["num_kv_splits"]),
             split_multiple=int(rounding.get("split_multiple", 1)),
+            epsilon=float(rounding.get("epsilon", 0.0)),
+            output_scale=None if inputs.get("output_scale") is None else float(inputs["output_scale"]),
         )
 
     def logits(self, query: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
@@ -184,6 +194,15 @@ class Contract:
             error.fill_(math.inf)
         return exact, error
 
+    def biased(self, logits: Tensor, error: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        """`logits` + `bias`, all [g, n], and how far a kernel's may be off if `error` is how far its logits are.
+
+        The bias is one product, the sum is rounded. In base 2 both summands are multiplied by log2(e) before: twice two roundings,
+        of which `softmax_roundings` knows only what is left when large summands cancel.
+        """
+        rounded = gamma(4) * (logits.abs() + bias.abs()) + error * (1 + gamma(4))
+        return logits + bias, rounded + self.underflow
+
     def capped(self, logits: Tensor) -> Tensor:
         """`cap * tanh(logits / cap)`, or the logits themselves when there is no cap."""
         return self.cap * torch.tanh(logits / self.cap) if self.cap > 0 else logits
@@ -191,7 +210,22 @@ class Contract:
     def steps(self, keys: int) -> int:
         """Longest way of a key through a row of `keys` >= 1 keys: the tiles of the longest split, then the splits not empty."""
         length = -(-keys // (self.splits * self.split_multiple)) * self.split_multiple
-        return -(-length // self.block_n) + -(-keys // length)
+        return -(-length // self.smallest_block_n) + -(-keys // length)
+
+    def kept(self, output: Tensor) -> Tensor:
+        """What is stored of the exact `output` before it is rounded: all of it, or divided by the scale and saturated."""
+        if self.output_scale is None:
+            return output
+        return (output / self.output_scale).clamp(-self.output.max, self.output.max)
+
+    def stored(self, output: Tensor, error: Tensor) -> Tensor:
+        """Bound of what is stored of `output` +- `error`."""
+        if self.output_scale is None:
+            return stored(output, error, self.output)
+        # A reciprocal and a product, or a quotient of two ulps; saturated, neither value nor bound knows an overflow.
+        scaled = (error + gamma(3) * (output.abs() + error)) / self.output_scale + self.underflow
+        largest = (output.abs() / self.output_scale + scaled).clamp(max=self.output.max)
+        return scaled + unit_of(self.output) * largest + subnormal_of(self.output) / 2
 
 
 def bounds(
@@ -199,7 +233,8 @@ def bounds(
 ) -> tuple[Tensor, Tensor]:
     """Bound the legitimate difference of output [g, Lv] and lse [g] from `exact`, for one KV head of one row.
 
-    `logits` [g, n] and `logit_error` [g, n] as `Contract.logits` gives them, `values` [n, Lv].
+    `logits` [g, n] and `logit_error` [g, n] as `Contract.logits` gives them, `values` [n, Lv]. A key that is masked for a head has
+    the logit -inf there, and the error 0; each head needs one that is not. `exact` is the output before `Contract.kept`.
     """
     output, lse = exact
     error = logit_error + UNIT * softmax_roundings(contract, logits, lse)
@@ -208,13 +243,13 @@ def bounds(
     # the divisions of the split and of the row, up to two ulps each. 1: the product with a folded scale of the values.
     steps = contract.steps(logits.shape[1])
     relative = gamma(2 * contract.block_n + 6 * steps + 16 + (contract.value_scale is not None))
-    relative += _total_error(contract, logits.shape[1])
+    relative += _total_error(contract, logits.shape[1]) + contract.epsilon
 
     output_error = _output_error(contract, logits, error, values, output, relative)
     lse_error = torch.logsumexp(logits + error, dim=1) - lse + relative
 
     output_error[logit_error.isinf().any(dim=1)] = math.inf
-    return stored(output, output_error, contract.output), stored(lse, lse_error, contract.lse)
+    return contract.stored(output, output_error), stored(lse, lse_error, contract.lse)
 
 
 def softmax_roundings(contract: Contract, logits: Tensor, lse: Tensor) -> Tensor:
@@ -228,7 +263,9 @@ def softmax_roundings(contract: Contract, logits: Tensor, lse: Tensor) -> Tensor
     below_maximum = logits.amax(dim=1, keepdim=True) - logits
     split_lse = lse.abs()[:, None] + math.log(logits.shape[1])
     around = 4 * logits.abs() + 4 * below_maximum + 2 * split_lse
-    return around + 5 * logits.abs() + 8 * contract.cap if contract.cap > 0 else around
+    if contract.cap > 0:
+        around = around + 5 * logits.abs() + 8 * contract.cap
+    return around.masked_fill(logits == -math.inf, 0.0)
 
 
 def _total_error(contract: Contract, keys: int) -> float:
@@ -248,7 +285,7 @@ def _output_error(contract: Contract, logits: Tensor, error: Tensor, values: Ten
     weight = heaviest.clamp(max=1.0)
     magnitude = values.abs()
     weighted = weight @ magnitude
-    total_magnitude = magnitude.sum(dim=0)
+    total_magnitude = _total(logits, magnitude)
 
     moved = _moved(logits, error, heaviest * -torch.expm1(-error), values, output)
     moved += (contract.weight.unit + contract.p.cut + contract.partial.unit) * weighted
@@ -263,8 +300,13 @@ def _output_error(contract: Contract, logits: Tensor, error: Tensor, values: Ten
 
     total = moved + relative * (weighted + output.abs() + moved)
     # The accumulator before division is at most sum |v|: beyond float32 it may legitimately overflow. FP8 codes never do.
-    total[:, total_magnitude * (1 + contract.weight.unit + relative) > LARGEST] = math.inf
-    return total
+    return total.masked_fill_(total_magnitude * (1 + contract.weight.unit + relative) > LARGEST, math.inf)
+
+
+def _total(logits: Tensor, magnitude: Tensor) -> Tensor:
+    """Sum of `magnitude` [n, Lv] over the keys: [Lv], or [g, Lv] where some are masked."""
+    seen = logits != -math.inf
+    return magnitude.sum(dim=0) if bool(seen.all()) else seen.to(torch.float64) @ magnitude
 
 
 def _moved(logits: Tensor, error: Tensor, gain: Tensor, values: Tensor, output: Tensor) -> Tensor:
@@ -284,7 +326,7 @@ def _moved(logits: Tensor, error: Tensor, gain: Tensor, values: Tensor, output: 
 def _subnormal_p(contract: Contract, logits: Tensor, error: Tensor, weight: Tensor, magnitude: Tensor) -> Tensor:
     """What subnormal p lose in the cast, and in a product that flushes them; p is relative to at most the heaviest key."""
     top = weight.amax(dim=1, keepdim=True)
-    lost = contract.weight.subnormal / 2 * top * magnitude.sum(dim=0)
+    lost = contract.weight.subnormal / 2 * top * _total(logits, magnitude)
     if contract.p.lost < contract.p.normal:
         return lost
     least = torch.exp(logits - error - (logits + error).amax(dim=1, keepdim=True))
@@ -304,13 +346,16 @@ def _underflow(contract: Contract, keys: int) -> float:
 
 
 def _require_rounding(rounding: Mapping[str, Any]) -> None:
-    known = (*_CHOICES, *_COUNTS, *_OPTIONAL_COUNTS)
+    known = (*_CHOICES, *_COUNTS, *_OPTIONAL_COUNTS, *_OPTIONAL_NUMBERS)
     unknown = sorted(set(rounding) - set(known))
     if unknown:
         raise ValueError(f"rounding has the unknown entry {unknown[0]!r}: known are {', '.join(known)}")
     for name, choices in _CHOICES.items():
         if name in rounding and rounding[name] not in choices:
             raise ValueError(f"rounding[{name!r}] is {rounding[name]!r}: must be one of {', '.join(map(str, choices))}")
+    for name, (low, high) in _OPTIONAL_NUMBERS.items():
+        if not low <= rounding.get(name, low) <= high:
+            raise ValueError(f"rounding[{name!r}] is {rounding[name]!r}: must be between {low} and {high}")
     missing = [name for name in (*_NEEDED, *_COUNTS) if name not in rounding]
     if missing:
         raise KeyError(f"rounding lacks {', '.join(missing)}")

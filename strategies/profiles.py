@@ -52,7 +52,7 @@ _NORMS = (1e-3, 1e2)
 _CHUNK = 2**13
 
 # Mean of |x| for the sum of four uniforms that `gaussian` yields, computed by summation over 4 million values.
-_MEAN_MAGNITUDE = 0.8087
+MEAN_MAGNITUDE = 0.8087
 
 
 def _any(_: float) -> bool:
@@ -141,7 +141,7 @@ def key_values(
     if pattern == "constant":
         return torch.full(shape, sigma)
     if has_peak(pattern):
-        step = peak_dot / (width * _MEAN_MAGNITUDE)
+        step = peak_dot / (width * MEAN_MAGNITUDE)
         values[sorted(set(peaks))] += _direction(seed, num_heads, width) * step
     return values
 
