@@ -85,7 +85,7 @@ def paged_decode(
     `block_table`: [B, W] int32; entry i of a row is the page of its tokens [i * BS, (i + 1) * BS). Only entries, and slots of
     their pages, that hold keys to attend to are read.
     `query_start_loc`: [B + 1] int32. `seq_lens`: [B] int32, at most W * BS.
-    `output`: [T, Hq, D] of the query's dtype or float32, or of FP8 with an `output_scale`, which divides the result; it saturates.
+    `output`: [T, Hq, D] of the query's dtype or float32; of FP8 with an `output_scale`, which divides the result, and saturated.
     `platform`: "hip" or "cuda", whose tile rules apply.
     `k_scale`, `v_scale`, `output_scale`: float32 [] or [1], the first two None for 1. An element of an FP8 cache counts as its
     product with the scale in float32, rounded to the query's dtype. Not read for other caches.
@@ -233,9 +233,9 @@ def _decode(
     value_steps = dims * pack if interleaved else dims.to(tl.int64) * value_column_stride
     value_columns = values + kv_head * value_head_stride + value_steps
 
-    # A sink is a key without a value.
+    # A sink is a key without a value. Where there is none its weight, 1 relative to itself, is rescaled to 0 by the first tile.
     peak = _load_sinks(sinks, head, head_live)
-    total = tl.where(peak > float("-inf"), 1.0, 0.0)
+    total = tl.full([block_h], 1.0, tl.float32)
     acc = tl.zeros([block_h, block_d], tl.float32)
     oldest = tl.maximum(seq_len - window, 0) if has_window else 0
     for start in range(oldest // block_n * block_n, seq_len, block_n):
@@ -261,8 +261,8 @@ def _decode(
         acc = acc * rescale[:, None] + tl.dot(weights.to(value_tile.dtype), value_tile, input_precision="ieee")
         peak = new_peak
 
-    # The total is 0 without keys and sink, else at least 1: the largest weight, or the sink's.
-    result = acc / tl.where(total > 0.0, total, 1.0)[:, None]
+    # The total is at least 1: the largest weight, or the sink's. Without keys 0 is divided by it.
+    result = acc / total[:, None]
     if output_scale is not None:
         result = _saturated(result / tl.load(output_scale), largest)
     output_rows = output + row * output_row_stride + head * output_head_stride
