@@ -78,7 +78,8 @@ def victim(target: Target, cells: npt.NDArray[np.int64]) -> str:
         return _outside(target, cells[cells < 0], "below the cache")
     end = 1 + sum((size - 1) * stride for size, stride in zip(target.cache.shape, target.cache.stride(), strict=True))
     if first >= end:
-        return _outside(target, cells, f"past the end of the cache, bytes {_bytes(target, first - end, first - end)}")
+        last = int(_run(cells)[-1])
+        return _outside(target, cells, f"past the end of the cache, bytes {_bytes(target, first - end, last - end)}")
     page = min(first // int(target.cache.stride(0)), target.cache.shape[0] - 1)
     positions = torch.arange(target.page_size)
     offsets = target.offsets(torch.full_like(positions, page), positions)

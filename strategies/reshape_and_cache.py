@@ -138,13 +138,13 @@ def _model_shapes(domain: Domain) -> Iterable[tuple[tuple[str, Any], ...]]:
         for tp in ranks(model, domain.models, lambda _fields: True):
             rank = model.sharded(tp)
             shape = dict(zip(fields, (rank["model"], rank["num_kv_heads"], rank["head_dim"], rank["head_dim_v"]), strict=True))
-            if _allows_shape(domain, shape):
+            if domain.allows("num_heads", shape["num_heads"]) and _allows_widths(domain, rank["head_dim"], rank["head_dim_v"]):
                 yield tuple(shape.items())
 
 
-def _allows_shape(domain: Domain, shape: Shape) -> bool:
-    sizes = all(domain.allows(name, shape[name]) for name in ("num_heads", "head_dim", "head_dim_v"))
-    return sizes and domain.allows("widths", dims.widths(shape["head_dim"], shape["head_dim_v"]))
+def _allows_widths(domain: Domain, head_dim: int, head_dim_v: int) -> bool:
+    widths = domain.allows("head_dim", head_dim) and domain.allows("head_dim_v", head_dim_v)
+    return widths and domain.allows("widths", dims.widths(head_dim, head_dim_v))
 
 
 @st.composite
@@ -187,13 +187,13 @@ class _Room:
     def value_widths(self, kind: str, head_dim: int) -> Weights[int]:
         """Widths of V beside such a K; its own first."""
         found = {head_dim: 1, **allowed(HEAD_DIMS, self.domain, "head_dim_v")}
-        shape = {"num_heads": 3, "head_dim": head_dim}
-        return {width: weight for width, weight in found.items() if self._suits_width(kind, {**shape, "head_dim_v": width})}
+        if not self.domain.limits:
+            return found
+        return {width: weight for width, weight in found.items() if self._suits_width(kind, head_dim, width)}
 
-    def _suits_width(self, kind: str, shape: Shape) -> bool:
-        widths = all(self.domain.allows(name, shape[name]) for name in ("head_dim", "head_dim_v"))
-        related = self.domain.allows("widths", dims.widths(shape["head_dim"], shape["head_dim_v"]))
-        return widths and related and self.suits(kind, shape)
+    def _suits_width(self, kind: str, head_dim: int, head_dim_v: int) -> bool:
+        shape = {"num_heads": 3, "head_dim": head_dim, "head_dim_v": head_dim_v}
+        return _allows_widths(self.domain, head_dim, head_dim_v) and self.suits(kind, shape)
 
     def suits(self, kind: str, shape: Shape) -> bool:
         """Whether caches of that kind can hold such heads, in some layout that the domain allows."""
@@ -210,12 +210,13 @@ class _Room:
 
     def pairs(self, shape: Shape) -> dict[Pair, int]:
         """Orders and pages of K and of V that the domain allows, with the elements of a page of both."""
-        keys, values_ = (self._side(shape, role) for role in ("key", "value"))
+        keys, others = (self._side(shape, role) for role in ("key", "value"))
+        relations = self.domain.limits.get("cache_strides", layouts.STRIDES)
         return {
-            (*key, *value): cache.page_stride + other.page_stride
-            for key, cache in keys.items()
-            for value, other in values_.items()
-            if self.domain.allows("cache_strides", strides_relation(cache, other))
+            (*key, *other): keys[key].page_stride + stride
+            for other, stride in {other: cache.page_stride for other, cache in others.items()}.items()
+            for key in keys
+            if len(relations) > 1 or strides_relation(keys[key], others[other]) in relations
         }
 
     def _side(self, shape: Shape, role: str) -> dict[tuple[str, str], KVCache]:
@@ -300,7 +301,7 @@ def _placed_somewhere(draw: st.DrawFn, domain: Domain, drawn: dict[str, Any]) ->
     """The case, with `far`, `seed` and what follows from the seed: no choices that other fields would have to shrink around."""
     drawn["platform"] = domain.platform
     far = draw(choose(allowed(cache_writes.FAR, domain, "far"), lambda far: _holds_slots(drawn, far)))
-    seed = draw(choose(SEEDS, lambda seed: _suits_seed(domain, drawn, seed)))
+    seed = draw(choose(SEEDS, (lambda seed: _suits_seed(domain, drawn, seed)) if domain.limits else None))
     return ReshapeAndCacheCase(**drawn, **_of_seed(drawn, seed), far=far, seed=seed)
 
 
