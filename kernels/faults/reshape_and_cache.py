@@ -113,8 +113,8 @@ FAULTS = (
                 (
                     "        require_convertible(key_cache.dtype)\n"
                     "        if key_cache.dtype == torch.float8_e4m3fnuz:\n"
-                    "            key_cache, value_cache = (cache.view(torch.float8_e4m3fn) for cache in (key_cache, value_cache))\n"
-                    ""
+                    "            ocp = torch.float8_e4m3fn\n"
+                    "            key_cache, value_cache = key_cache.view(ocp), value_cache.view(ocp)\n"
                 ),
             ),
         ),
