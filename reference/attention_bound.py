@@ -102,8 +102,8 @@ class Contract:
     which the p of a tile are added up, after that cast; None: as float32, before it. `partial`: of that of a split's output.
     `query`, `key`, `value`, `p`: what the two products take from their operands. `underflow`: absolute error of a float32
     product or quotient below the normal range. `key_scale`, `value_scale`: scales of FP8 codes folded into scores and output,
-    else None. `block_n`: keys per tile; `smallest_block_n`: of the smallest tile, where a kernel has several. `splits`: KV splits,
-    of a multiple of `split_multiple` keys each. `epsilon`: what a row's sum of p, at least 1, is increased by before it divides.
+    else None. `block_n`: keys per tile, the most; `smallest_block_n`: the least, where tiles differ. `splits`: KV splits, of a
+    multiple of `split_multiple` keys each. `epsilon`: what a row's sum of p, at least 1, is increased by before it divides.
     `output_scale`: the output is divided by it, and saturated, before it is stored; None: neither.
     """
 
@@ -135,8 +135,9 @@ class Contract:
     ) -> Contract:
         """Combine what `inputs` ask for with the `rounding` a kernel declares.
 
-        Without `logit_cap` there is none; `lse` and `output_scale` may be missing, too. `key_scale`, `value_scale`: of FP8 caches. Raises KeyError for an entry of `rounding` that is missing (`dequantised`
-        only where the caches are FP8), ValueError for one that is unknown.
+        `inputs` without `logit_cap`, `lse` or `output_scale` mean none of them. `key_scale`, `value_scale`: of FP8 caches. Raises
+        KeyError for an entry of `rounding` that is missing (`dequantised` only where the caches are FP8), ValueError for one that
+        is unknown.
         """
         _require_rounding(rounding)
         p_dtype, query_dtype, cache_dtype = NARROW[rounding["p_dtype"]], inputs["query"].dtype, inputs["key_cache"].dtype
@@ -197,8 +198,8 @@ class Contract:
     def biased(self, logits: Tensor, error: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
         """`logits` + `bias`, all [g, n], and how far a kernel's may be off if `error` is how far its logits are.
 
-        The bias is one product, the sum is rounded. In base 2 both summands are multiplied by log2(e) before: twice two roundings,
-        of which `softmax_roundings` knows only what is left when large summands cancel.
+        The bias is one product, the sum is rounded. In base 2 both summands are multiplied by log2(e) before, two roundings each,
+        of which `softmax_roundings` knows only what is left where large summands cancel.
         """
         rounded = gamma(4) * (logits.abs() + bias.abs()) + error * (1 + gamma(4))
         return logits + bias, rounded + self.underflow
@@ -222,10 +223,12 @@ class Contract:
         """Bound of what is stored of `output` +- `error`."""
         if self.output_scale is None:
             return stored(output, error, self.output)
-        # A reciprocal and a product, or a quotient of two ulps; saturated, neither value nor bound knows an overflow.
-        scaled = (error + gamma(3) * (output.abs() + error)) / self.output_scale + self.underflow
-        largest = (output.abs() / self.output_scale + scaled).clamp(max=self.output.max)
-        return scaled + unit_of(self.output) * largest + subnormal_of(self.output) / 2
+        # A reciprocal of two ulps and a product, or a quotient; what saturates for certain is exact.
+        scaled = (error + gamma(5) * (output.abs() + error)) / self.output_scale + self.underflow
+        magnitude = output.abs() / self.output_scale
+        largest = (magnitude + scaled).clamp(max=self.output.max)
+        bound = scaled + unit_of(self.output) * largest + subnormal_of(self.output) / 2
+        return bound.masked_fill(magnitude - scaled >= self.output.max, 0.0)
 
 
 def bounds(
@@ -233,8 +236,8 @@ def bounds(
 ) -> tuple[Tensor, Tensor]:
     """Bound the legitimate difference of output [g, Lv] and lse [g] from `exact`, for one KV head of one row.
 
-    `logits` [g, n] and `logit_error` [g, n] as `Contract.logits` gives them, `values` [n, Lv]. A key that is masked for a head has
-    the logit -inf there, and the error 0; each head needs one that is not. `exact` is the output before `Contract.kept`.
+    `logits` [g, n] and `logit_error` [g, n] as `Contract.logits` gives them, `values` [n, Lv]. A key that is masked for a
+    head has the logit -inf there, and the error 0; each head needs one that is not. `exact` is the output before `Contract.kept`.
     """
     output, lse = exact
     error = logit_error + UNIT * softmax_roundings(contract, logits, lse)

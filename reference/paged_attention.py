@@ -1,7 +1,8 @@
 """What the references of paged attention share: caches in vLLM's head-major layout, and softmax attention of some query rows.
 
 `unpack` finds the tokens of a sequence, by the formulas that vLLM's launchers document and in index arithmetic of its own.
-`attend` is the mathematics, in float64, with masks, a bias of the logits (alibi) and sinks; the bound comes from `attention_bound`.
+`attend` is the mathematics, in float64, with masks, a bias of the logits (alibi) and sinks; how far a correct kernel may be off
+comes from `attention_bound`.
 """
 
 from __future__ import annotations

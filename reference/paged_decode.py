@@ -23,9 +23,9 @@ def reference(inputs: Mapping[str, Any], rounding: Mapping[str, Any]) -> dict[st
     `rounding`: that of `decode_attention`'s reference, but for `num_kv_splits`, which is 1 unless given; also `epsilon`: what the
     kernel adds to the sum by which it divides, and `smallest_block_n`.
 
-    Returns {"outputs": {"output": (value, bound, at)}, "conclusive": bool}: value and bound float64 [N, Hq, D] on the CPU for the N
-    rows `at` of the sequences with one query token. What has no keys is 0, with bound 0. FP8 outputs saturate, so their bound is
-    finite where the output before is. `conclusive` is False when a kernel that drops the last key of every sequence would stay
+    Returns {"outputs": {"output": (value, bound, at)}, "conclusive": bool}: value and bound, float64 [N, Hq, D] on the CPU, of
+    the N rows `at` of the sequences with one query token. What has no keys is 0, with bound 0; what an FP8 output saturates has
+    bound 0, too. `conclusive` is False when a kernel that drops the last key of every sequence would stay
     within the bound everywhere; a case without a sequence to answer, or with empty ones only, is conclusive: it must be exact.
     Raises KeyError for a missing argument, ValueError for a `rounding` outside what `Contract` knows, for a scale that is
     no positive number, and for queries, keys or values that are not finite.
@@ -37,7 +37,7 @@ def reference(inputs: Mapping[str, Any], rounding: Mapping[str, Any]) -> dict[st
     heads, width = inputs["output"].shape[1:]
     output = torch.zeros((len(answered), heads, width), dtype=torch.float64)
     bound = torch.zeros_like(output)
-    sensitive = []
+    sensitive: list[bool] = []
     for row, at in enumerate(answered):
         count = int(inputs["seq_lens"][at])
         if count:

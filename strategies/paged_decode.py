@@ -18,7 +18,6 @@ anything, and so do slots past its last token. (vLLM masks a window with -10000 
 
 from __future__ import annotations
 
-
 from hypothesis import strategies as st
 
 from tridiff.harness.api import Domain, Op

@@ -110,7 +110,7 @@ def types(draw: st.DrawFn, room: ReaderRoom) -> dict[str, Any]:
 
 
 def _output_dtypes(domain: Domain) -> Weights[str]:
-    offered = {name: 1 for name in fp8.offered(domain.target, whole=domain.whole)}
+    offered = dict.fromkeys(fp8.offered(domain.target, whole=domain.whole), 1)
     return allowed({"same": OUTPUT_SAME, **offered}, domain, "output_dtype")
 
 
@@ -128,12 +128,13 @@ def _takes_output_scale(types: Mapping[str, Any], output_dtype: str, scale: floa
 
 
 def _suits_values(types: Mapping[str, Any], sigma: float) -> bool:
-    """Whether values of that standard deviation suit the value cache, and neither vanish in an FP8 output nor saturate there all."""
+    """Whether values of that standard deviation suit the value cache, and an FP8 output, where not all may vanish or saturate."""
     if not fp8.suits(types["cache_dtype"], types.get("v_scale", 1.0), sigma):
         return False
     if types["output_dtype"] == "same":
         return True
-    return _LEAST_OUTPUT <= sigma / types["output_scale"] <= _MOST_OUTPUT * fp8.LARGEST[types["output_dtype"]]
+    most = _MOST_OUTPUT * fp8.LARGEST[types["output_dtype"]]
+    return bool(_LEAST_OUTPUT <= sigma / types["output_scale"] <= most)
 
 
 # Values

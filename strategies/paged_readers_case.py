@@ -19,7 +19,7 @@ PLATFORMS = ("hip", "cuda")
 
 VERY_NEGATIVE = "very_negative"
 PATTERNS = (*profiles.PATTERNS, VERY_NEGATIVE)
-"""Those of `profiles`, and one: every logit lies near `VERY_NEGATIVE_LOGIT`, so that a finite mask value wins over all of them."""
+"""Those of `profiles`, and one: every logit lies near `VERY_NEGATIVE_LOGIT`, so that a finite mask value wins over them all."""
 
 VERY_NEGATIVE_LOGIT = -16000.0
 """vLLM masks with -10000: a row whose logits are below it attends to what is masked (its contract leaves that out)."""
@@ -54,9 +54,9 @@ class ReaderCase:
 
     Where it all lies: `kind` of the caches, `page_size`, and the `key_order`, `value_order`, `key_pages`, `value_pages` of each,
     see `kv_caches`; `page_order` and `page_sharing`, see `paging.assign_pages`; `table_tail` unused columns of the block table;
-    `query_layout`, `output_layout` and `table_layout`, see `layouts.row_strides`; `gap`, elements of each gap or padding in those;
-    `lead`, elements by which queries and caches begin past a 16-byte boundary; `storage` of the caches, "large" beyond 2 GiB;
-    `far`, "pages" where the last ones lie beyond 2^31 elements.
+    `query_layout`, `output_layout` and `table_layout`, see `layouts.row_strides`; `gap`, elements of each gap or padding in
+    those; `lead`, elements by which queries and caches begin past a 16-byte boundary; `storage` of the caches, "large" beyond
+    2 GiB; `far`, "pages" where the last ones lie beyond 2^31 elements.
 
     What it holds: `pattern` (see `PATTERNS`), `sigma`, `value_sigma`, `peak_at` (see `PEAKS`) and `peak_height`, see `profiles`;
     `seed`.

@@ -1,4 +1,4 @@
-"""Inputs that every reader of vLLM's head-major caches has: the tokens of a batch, their caches and tables, queries and output."""
+"""Inputs of every reader of vLLM's head-major caches: the tokens of a batch, their caches and tables, queries and output."""
 
 from __future__ import annotations
 
