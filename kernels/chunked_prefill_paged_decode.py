@@ -53,6 +53,7 @@ def chunked_prefill_paged_decode(
     output_scale: torch.Tensor | None = None,
     interleaved: bool = False,
     causal: bool = True,
+    arch: str | None = None,
 ) -> None:
     """Attend from the queries of every sequence to its keys; write their rows of `output`.
 
@@ -61,7 +62,8 @@ def chunked_prefill_paged_decode(
     is left alone.
 
     The arguments are those of `prefix_prefill`. `max_query_len`: at least the most queries of a sequence; up to 1 there are no
-    chunks, and no prefill is launched. `causal`: of the chunks; a decode sees all its keys.
+    chunks, and no prefill is launched. `causal`: of the chunks; a decode sees all its keys. `arch`: the GPU by which the reader is
+    chosen, "gfx942", say; None for the one that Triton compiles for.
     Raises ValueError for what either kernel does not allow, and `Unsupported` where the GPU lacks an FP8 format.
     """
     caches: dict[str, Any] = {"key_cache": key_cache, "value_cache": value_cache}
@@ -89,7 +91,7 @@ def chunked_prefill_paged_decode(
     reader = choose_reader(
         key_cache,
         value_cache,
-        arch=current_arch(),
+        arch=arch or current_arch(),
         query_dtype=query.dtype,
         num_heads=query.shape[1],
         max_seq_len=block_table.shape[1] * key_cache.shape[3],

@@ -42,6 +42,10 @@ MOST_KEYS = 32
 """Of a tile: where it holds more a short sequence leaves most of it empty."""
 
 
+NO_WINDOW = 2**31 - 1
+"""More keys than a sequence has."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Tiles:
     """Tile sizes, all powers of two, and the launch options: `block_h` query heads, `block_n` keys, `block_d` columns."""
@@ -126,11 +130,10 @@ def paged_decode(
         *value_cache.stride()[:3],
         block_table.stride(0),
         *output.stride()[:2],
-        *(sm_scale, sliding_window, group, head_dim, page_size),
+        *(sm_scale, sliding_window or NO_WINDOW, group, head_dim, page_size),
         key_slot_stride=key_cache.stride(3),
         pack=pack,
         interleaved=interleaved,
-        has_window=sliding_window > 0,
         largest=torch.finfo(output.dtype).max if output.dtype in FP8_DTYPES else 0.0,
         block_h=tiles.block_h,
         block_n=tiles.block_n,
@@ -168,7 +171,12 @@ def _matrix_options(platform: str) -> dict[str, int]:
     return {"waves_per_eu": 1, "matrix_instr_nonkdim": 16, "kpack": 1 if deprecated else 2}
 
 
-@triton.jit(do_not_specialize=("k_scale", "v_scale", "output_scale", "table_row_stride", "window", "group"))
+@triton.jit(
+    do_not_specialize=(
+        *("k_scale", "v_scale", "alibi_slopes", "sinks", "output_scale", "query_row_stride", "query_head_stride"),
+        *("table_row_stride", "output_row_stride", "output_head_stride", "window", "group"),
+    )
+)
 def _decode(
     query,
     keys,
@@ -201,7 +209,6 @@ def _decode(
     key_slot_stride: tl.constexpr,
     pack: tl.constexpr,
     interleaved: tl.constexpr,
-    has_window: tl.constexpr,
     largest: tl.constexpr,
     block_h: tl.constexpr,
     block_n: tl.constexpr,
@@ -237,7 +244,7 @@ def _decode(
     peak = _load_sinks(sinks, head, head_live)
     total = tl.full([block_h], 1.0, tl.float32)
     acc = tl.zeros([block_h, block_d], tl.float32)
-    oldest = tl.maximum(seq_len - window, 0) if has_window else 0
+    oldest = tl.maximum(seq_len - window, 0)
     for start in range(oldest // block_n * block_n, seq_len, block_n):
         tokens = start + tl.arange(0, block_n)
         live = (tokens >= oldest) & (tokens < seq_len)

@@ -12,6 +12,7 @@ CHUNKS = ("rows", "cache")
 CHUNK_SLOTS = ("written", "poison")
 CHUNK_LAYOUTS = ("packed", "fused_qkv", "padded_heads", "heads_first")
 
+
 @dataclass(frozen=True, kw_only=True)
 class PrefillCase(ReaderCase):
     """Parameters of one call; the defaults are the simplest case.

@@ -138,7 +138,9 @@ def _all_types(domain: Domain) -> list[tuple[str, float, float]]:
 def takes_types(room: Room, cache_dtype: str, k_scale: float, v_scale: float) -> bool:
     """Whether such caches leave values, dtypes and seeds."""
     domain = room.domain
-    if not (domain.allows("cache_dtype", cache_dtype) and domain.allows("k_scale", k_scale) and domain.allows("v_scale", v_scale)):
+    if not (
+        domain.allows("cache_dtype", cache_dtype) and domain.allows("k_scale", k_scale) and domain.allows("v_scale", v_scale)
+    ):
         return False
     has_values = all(
         any(fp8.suits(cache_dtype, scale, sigma) for sigma in pool)

@@ -51,7 +51,15 @@ def context_weights(page_size: int, sequence: int, *, empty: bool = False) -> di
 
 @st.composite
 def lengths(
-    draw: st.DrawFn, page_size: int, queries: Weights[int], *, cost: Cost, most: int, pages: int, domain: Domain, empty: bool = False
+    draw: st.DrawFn,
+    page_size: int,
+    queries: Weights[int],
+    *,
+    cost: Cost,
+    most: int,
+    pages: int,
+    domain: Domain,
+    empty: bool = False,
 ) -> dict[str, Any]:
     """`query_lens` and `seq_lens` of one to five sequences, which together cost at most `most` and need `pages` at most.
 

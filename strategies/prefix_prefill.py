@@ -45,7 +45,9 @@ class PrefixPrefillCase(PrefillCase):
         """Raise `CaseError` for the first field that is out of its range."""
         super().__post_init__()
         for at, (queries, keys) in enumerate(zip(self.query_lens, self.seq_lens, strict=True)):
-            require(queries <= keys, f"seq_lens[{at}]={keys}: must be at least query_lens[{at}]={queries}, which are a part of them")
+            require(
+                queries <= keys, f"seq_lens[{at}]={keys}: must be at least query_lens[{at}]={queries}, which are a part of them"
+            )
 
     def is_answered(self, sequence: int) -> bool:
         """Whether output is written for a sequence."""

@@ -130,11 +130,13 @@ def test_reader_is_chosen_by_all_that_it_depends_on(monkeypatch: pytest.MonkeyPa
 
     launches(arguments())
     launches(arguments() | alibi, "sm_90")
+    launches(arguments() | {"arch": "gfx1201"})
 
     common = {"query_dtype": DTYPE, "num_heads": HEADS, "max_seq_len": 3 * PAGE_SIZE}
     assert told == [
-        {**common, "arch": "gfx942", "sliding_window": 9, "has_alibi": False, "has_sinks": True},
-        {**common, "arch": "sm_90", "sliding_window": 0, "has_alibi": True, "has_sinks": False},
+        common | {"arch": "gfx942", "sliding_window": 9, "has_alibi": False, "has_sinks": True},
+        common | {"arch": "sm_90", "sliding_window": 0, "has_alibi": True, "has_sinks": False},
+        common | {"arch": "gfx1201", "sliding_window": 9, "has_alibi": False, "has_sinks": True},
     ]
 
 
