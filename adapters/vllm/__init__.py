@@ -6,11 +6,25 @@
 
 from __future__ import annotations
 
-from tridiff.adapters.vllm import decode_attention, merge_attention_states
+from tridiff.adapters.vllm import (
+    chunked_prefill_paged_decode,
+    decode_attention,
+    merge_attention_states,
+    paged_decode,
+    prefix_prefill,
+    reshape_and_cache,
+)
 from tridiff.adapters.vllm.upstream import VLLM
 from tridiff.harness.registry import Registry
 
-FAMILIES = (decode_attention, merge_attention_states)
+FAMILIES = (
+    decode_attention,
+    merge_attention_states,
+    reshape_and_cache,
+    paged_decode,
+    prefix_prefill,
+    chunked_prefill_paged_decode,
+)
 
 
 def register(registry: Registry) -> None:
