@@ -82,9 +82,9 @@ def judged(
         keys, values = operands(inputs, rounding, each, chunk_in_rows=in_rows)
         for head, found in enumerate(attended(contract, inputs, each, keys, values)):
             group = heads // keys.shape[1]
-            at = (slice(row, row + each.count), slice(head * group, (head + 1) * group))
-            value[at] = found.output.view(each.count, group, width)
-            bound[at] = found.bound.view(each.count, group, width)
+            part = (slice(row, row + each.count), slice(head * group, (head + 1) * group))
+            value[part] = found.output.view(each.count, group, width)
+            bound[part] = found.bound.view(each.count, group, width)
             sensitive += [found.sensitive] if each.length else []  # without keys there is none to drop, and the bound is 0
         row += each.count
     rows = torch.cat([torch.arange(each.rows.start, each.rows.stop) for each in chosen] or [torch.arange(0)])

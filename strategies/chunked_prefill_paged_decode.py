@@ -20,11 +20,13 @@ from hypothesis import strategies as st
 from tridiff.harness.api import Arena, Domain, Inputs, Op, require
 from tridiff.strategies import prefill_inputs
 from tridiff.strategies.draws import choose
+from tridiff.strategies.paged_readers import PLACEMENTS, within
+from tridiff.strategies.paged_readers_models import model_names
+from tridiff.strategies.paged_readers_room import ReaderRoom
 from tridiff.strategies.prefill_case import PrefillCase
-from tridiff.strategies.prefill_drawing import COMPILE_TIME, PLACEMENTS, Batch, is_empty, prefill_fields, within
+from tridiff.strategies.prefill_drawing import COMPILE_TIME, Batch, is_empty, prefill_fields, room_of
 from tridiff.strategies.prefill_facets import FACETS, PROPERTIES
 from tridiff.strategies.prefill_lengths import MIXED_QUERY_LENS
-from tridiff.strategies.prefill_room import Room, preset_names, presets
 
 __all__ = ["OP", "ChunkedPrefillPagedDecodeCase", "build", "cases", "preset_cases"]
 
@@ -39,7 +41,7 @@ NATIVE_LIMITS: Mapping[str, tuple[Any, ...]] = {
 }
 """Where vLLM chooses its native decode kernel on CDNA, if pages are packed: drawn often, so that the choice matters."""
 
-NATIVE = {False: 3, True: 2}
+NATIVE = {False: 5, True: 2}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,10 +67,10 @@ def build(case: ChunkedPrefillPagedDecodeCase, arena: Arena) -> Inputs:
 
 def cases(domain: Domain) -> st.SearchStrategy[ChunkedPrefillPagedDecodeCase]:
     """Cases over the whole of `domain`, within a budget; shrinks towards `ChunkedPrefillPagedDecodeCase()` on gfx942."""
-    rooms = {False: Room(domain)}
+    rooms = {False: room_of(domain)}
     narrowed = native(domain)
     if narrowed is not None:
-        rooms[True] = Room(narrowed)
+        rooms[True] = room_of(narrowed)
     rooms = {is_native: room for is_native, room in rooms.items() if not is_empty(room)}
     if not rooms:
         return st.nothing()
@@ -77,7 +79,7 @@ def cases(domain: Domain) -> st.SearchStrategy[ChunkedPrefillPagedDecodeCase]:
 
 def preset_cases(domain: Domain) -> st.SearchStrategy[ChunkedPrefillPagedDecodeCase]:
     """Cases with the heads of real models, and of hybrid ones the page sizes."""
-    room = Room(domain, presets(domain))
+    room = room_of(domain, models=True)
     return st.nothing() if is_empty(room) else _cases(room)
 
 
@@ -89,7 +91,7 @@ def native(domain: Domain) -> Domain | None:
     return replace(domain, limits=limits) if all(limits[facet] for facet in NATIVE_LIMITS) else None
 
 
-def _cases(room: Room) -> st.SearchStrategy[ChunkedPrefillPagedDecodeCase]:
+def _cases(room: ReaderRoom) -> st.SearchStrategy[ChunkedPrefillPagedDecodeCase]:
     arch = room.domain.target or ChunkedPrefillPagedDecodeCase().arch
     return prefill_fields(room, _BATCH).map(lambda drawn: ChunkedPrefillPagedDecodeCase(**drawn, arch=arch))
 
@@ -100,7 +102,7 @@ OP = Op(
     strategy=cases,
     presets=preset_cases,
     build=build,
-    models=preset_names(),
+    models=model_names(),
     within=lambda case, domain: within(case, domain) and case.arch == domain.target,
     compile_time=COMPILE_TIME,
     placements=PLACEMENTS,

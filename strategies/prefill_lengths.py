@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from hypothesis import strategies as st
@@ -17,7 +18,7 @@ NUM_SEQUENCES = {1: 5, 2: 4, 3: 3, 4: 2, 5: 1}
 _SHORT = 40
 _FEW = evenly(range(2, _SHORT + 1)) | {2: 4, 3: 3, 5: 2, 15: 2, 16: 2, 17: 2, 31: 2, 32: 2, 33: 2}
 _TILES = {63: 2, 64: 2, 65: 2, 127: 1, 128: 1, 129: 1, 130: 1}
-QUERY_LENS = {1: 14, 0: 4} | _FEW | _TILES
+QUERY_LENS = {1: 14, 0: 4} | dict(sorted((_FEW | _TILES).items()))
 """Queries of a sequence; below 130 few tiles of 128 are full, and all of them cost as much as if they were."""
 
 MIXED_QUERY_LENS = QUERY_LENS | {1: 116}
@@ -67,7 +68,13 @@ def lengths(
     token. Simplest: one sequence of one query without context.
     """
     count = draw(choose(NUM_SEQUENCES))
-    drawn = [draw(_sequence(page_size, queries, cost, most, pages, domain, number, empty=empty)) for number in range(count)]
+    offer = _Offer(page_size=page_size, cost=cost, most=most, pages=pages, domain=domain)
+    drawn = []
+    for number in range(count):
+        contexts = context_weights(page_size, number, empty=empty)
+        weights = offer.queries({**queries, 1: queries[1] + number}, contexts)
+        query = draw(choose(weights))
+        drawn.append((draw(choose(offer.contexts(contexts, query))), query))
     kept = list(_fitting(drawn, page_size, cost, most, pages))
     return {
         "query_lens": tuple(queries for _, queries in kept),
@@ -75,51 +82,50 @@ def lengths(
     }
 
 
-@st.composite
-def _sequence(
-    draw: st.DrawFn,
-    page_size: int,
-    queries: Weights[int],
-    cost: Cost,
-    most: int,
-    pages: int,
-    domain: Domain,
-    number: int,
-    *,
-    empty: bool,
-) -> tuple[int, int]:
-    """Context and queries of sequence `number`."""
-    known = context_weights(page_size, number, empty=empty)
+@dataclass(frozen=True, kw_only=True)
+class _Offer:
+    """What one sequence may be, alone in its batch; arguments of `lengths`."""
 
-    def contexts(query: int) -> dict[int, int]:
-        """Contexts on offer beside so many queries, those included that the allowed `seq_lens` leave."""
-        named = allowed({}, domain, "seq_lens") if "seq_lens" in domain.limits else {}
-        return _ordered(known | {keys - query: 1 for keys in named if keys >= query} | known, domain, "context_lens")
+    page_size: int
+    cost: Cost
+    most: int
+    pages: int
+    domain: Domain
 
-    def fits(context: int, query: int) -> bool:
+    def queries(self, weights: Weights[int], contexts: Weights[int]) -> dict[int, int]:
+        """Those of `weights` beside which there is a context."""
+        inside = _ordered(weights, self.domain, "query_lens")
+        if not self.domain.limits:  # then the shortest context fits, or none does
+            return {query: weight for query, weight in inside.items() if self._fits(0, query)}
+        return {query: weight for query, weight in inside.items() if self.contexts(contexts, query)}
+
+    def contexts(self, weights: Weights[int], query: int) -> dict[int, int]:
+        """Those of `weights` that go with so many queries, and those besides that the allowed `seq_lens` leave."""
+        named: Weights[int] = allowed({}, self.domain, "seq_lens") if "seq_lens" in self.domain.limits else {}
+        others = {keys - query: 1 for keys in named if keys >= query and keys - query not in weights}
+        inside = _ordered({**weights, **others}, self.domain, "context_lens")
+        return {context: weight for context, weight in inside.items() if self._fits(context, query)}
+
+    def _fits(self, context: int, query: int) -> bool:
         if context == EMPTY and query != 1:
             return False
-        fits_budget = cost(context, query) <= most and cdiv(context + query, page_size) <= pages
-        return fits_budget and domain.allows("seq_lens", context + query)
-
-    offered = _ordered({**queries, 1: queries[1] + number}, domain, "query_lens")
-    query = draw(choose(offered, lambda query: any(fits(context, query) for context in contexts(query))))
-    return draw(choose(contexts(query), lambda context: fits(context, query))), query
+        fits = self.cost(context, query) <= self.most and cdiv(context + query, self.page_size) <= self.pages
+        return fits and self.domain.allows("seq_lens", context + query)
 
 
-def _ordered(weights: Mapping[int, int], domain: Domain, facet: str) -> dict[int, int]:
+def _ordered(weights: Mapping[int, int], domain: Domain, facet: str) -> Weights[int]:
     """What the domain allows, simplest first: one query before none, no context before one of no token."""
+    if not domain.limits:
+        return weights
     inside = allowed(weights, domain, facet)
     key = simplicity if facet == "query_lens" else lambda context: (context < 0, context)
     return {length: inside[length] for length in sorted(inside, key=key)}
 
 
-def _fitting(drawn: Sequence[tuple[int, int]], page_size: int, cost: Cost, most: int, pages: int) -> Sequence[tuple[int, int]]:
+def _fitting(drawn: Sequence[tuple[int, int]], page_size: int, cost: Cost, most: int, pages: int) -> Iterable[tuple[int, int]]:
     """Those of the sequences for which there is room, one after the other; the first one has it."""
-    kept = []
     for context, query in drawn:
         needed = cdiv(context + query, page_size)
         if cost(context, query) <= most and needed <= pages:
             most, pages = most - cost(context, query), pages - needed
-            kept.append((context, query))
-    return kept
+            yield context, query

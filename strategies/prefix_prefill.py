@@ -9,8 +9,8 @@ none; `output_scale` of an FP8 output, else None; `interleaved`; `causal`; `skip
 Row i of sequence b has position ctx + i with ctx = seq_lens[b] - its queries. Keys below ctx come from the cache as
 round_to_query_dtype(float(code) * scale), those of the chunk from the rows of key and value, never quantised, or, without them,
 from the cache at ctx + j. A key weighs exactly nothing where it lies behind the query (`causal`), or `sliding_window` or more
-before it; non-causal, the window limits only that side. Alibi adds slope * (key position - query position), in a window as well. A
-row that sees no key is 0. Rows that no sequence has, and with `skip_decode` sequences of one query, are left alone; a sequence
+before it; non-causal, the window limits only that side. Alibi adds slope * (key position - query position), in a window as well.
+A row that sees no key is 0. Rows that no sequence has, and with `skip_decode` sequences of one query, are left alone; a sequence
 without queries has no row. Block-table entries past cdiv(seq_len, page size) must not be followed.
 """
 
@@ -23,11 +23,13 @@ from hypothesis import strategies as st
 from tridiff.harness.api import Arena, Domain, Facet, Inputs, Op, require
 from tridiff.strategies import prefill_inputs
 from tridiff.strategies.draws import allowed, choose
+from tridiff.strategies.paged_readers import PLACEMENTS, within
+from tridiff.strategies.paged_readers_models import model_names
+from tridiff.strategies.paged_readers_room import ReaderRoom
 from tridiff.strategies.prefill_case import PrefillCase
-from tridiff.strategies.prefill_drawing import COMPILE_TIME, PLACEMENTS, Batch, is_empty, prefill_fields, within
+from tridiff.strategies.prefill_drawing import COMPILE_TIME, Batch, is_empty, prefill_fields, room_of
 from tridiff.strategies.prefill_facets import FACETS, PROPERTIES
 from tridiff.strategies.prefill_lengths import QUERY_LENS
-from tridiff.strategies.prefill_room import Room, preset_names, presets
 
 __all__ = ["OP", "PrefixPrefillCase", "build", "cases", "preset_cases"]
 
@@ -61,15 +63,15 @@ def build(case: PrefixPrefillCase, arena: Arena) -> Inputs:
 
 def cases(domain: Domain) -> st.SearchStrategy[PrefixPrefillCase]:
     """Cases over the whole of `domain`, within a budget; shrinks towards `PrefixPrefillCase()`."""
-    return _cases(Room(domain))
+    return _cases(room_of(domain))
 
 
 def preset_cases(domain: Domain) -> st.SearchStrategy[PrefixPrefillCase]:
     """Cases with the heads of real models, and of hybrid ones the page sizes."""
-    return _cases(Room(domain, presets(domain)))
+    return _cases(room_of(domain, models=True))
 
 
-def _cases(room: Room) -> st.SearchStrategy[PrefixPrefillCase]:
+def _cases(room: ReaderRoom) -> st.SearchStrategy[PrefixPrefillCase]:
     skip_decode = allowed(SKIP_DECODE, room.domain, "skip_decode")
     if is_empty(room) or not skip_decode:
         return st.nothing()
@@ -83,15 +85,15 @@ OP = Op(
     strategy=cases,
     presets=preset_cases,
     build=build,
-    models=preset_names(),
+    models=model_names(),
     within=within,
     compile_time=COMPILE_TIME | {"skip_decode"},
     placements=PLACEMENTS,
-    facets=FACETS
-    | {
+    facets={
+        **FACETS,
         "skip_decode": Facet(
             description="whether sequences of one query are left alone", of=lambda case: case.skip_decode, choices=(False, True)
-        )
+        ),
     },
     properties=PROPERTIES,
 )
