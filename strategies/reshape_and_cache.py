@@ -18,6 +18,8 @@ Nothing else of the caches' memory may change: not slot 0, not page 0, not what 
 
 from __future__ import annotations
 
+import functools
+import itertools
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -39,7 +41,7 @@ __all__ = ["OP", "ReshapeAndCacheCase", "build", "cases", "preset_cases", "withi
 
 T = TypeVar("T")
 
-NUM_HEADS = {1: 7, 2: 6, 3: 2, 4: 4, 5: 2, 7: 1, 8: 3, 12: 1, 16: 2, 17: 1, 32: 1}
+NUM_HEADS = {1: 7, 2: 6, 3: 2, 4: 4, 5: 2, 7: 1, 8: 3, 12: 1, 16: 4, 17: 2, 32: 4}
 
 # Most kernels are compiled anew for each H * D up to some tile: few widths carry most of the weight. 1, 17 and 71 are odd, as
 # only kind "nhd" can have them, and 80, 96, 160, 192 and 224 no powers of two.
@@ -200,7 +202,11 @@ class _Room:
         pack = kv_caches.pack_of(self.itemsize) if kv_caches.is_head_major(kind) else 1
         if shape["head_dim"] % pack:
             return False
-        return "cache_strides" not in self.domain.limits or bool(self.pairs({**shape, "kind": kind, "page_size": 16, "gap": 16}))
+        if "cache_strides" not in self.domain.limits:
+            return True
+        sides = tuple((tuple(_orders(self.domain, kind, role)), tuple(_pages(self.domain, role))) for role in ("key", "value"))
+        found = _relations(kind, self.itemsize, shape["head_dim"], shape["head_dim_v"], sides)
+        return any(self.domain.allows("cache_strides", relation) for relation in found)
 
     def page_sizes(self, shape: Shape) -> Weights[int]:
         """Page sizes of which two pages of both caches fit."""
@@ -210,26 +216,60 @@ class _Room:
 
     def pairs(self, shape: Shape) -> dict[Pair, int]:
         """Orders and pages of K and of V that the domain allows, with the elements of a page of both."""
-        keys, others = (self._side(shape, role) for role in ("key", "value"))
-        relations = self.domain.limits.get("cache_strides", layouts.STRIDES)
+        keys, others = (
+            {
+                layout: _cache(role, shape, self.itemsize, *layout)
+                for layout in itertools.product(_orders(self.domain, shape["kind"], role), _pages(self.domain, role))
+            }
+            for role in ("key", "value")
+        )
+        related = _common if "cache_strides" not in self.domain.limits else self._related
+        elements = {layout: cache.page_stride for layout, cache in others.items()}
         return {
-            (*key, *other): keys[key].page_stride + stride
-            for other, stride in {other: cache.page_stride for other, cache in others.items()}.items()
-            for key in keys
-            if len(relations) > 1 or strides_relation(keys[key], others[other]) in relations
+            (*key, *other): elements[other] + stride
+            for key, stride in {layout: cache.page_stride for layout, cache in keys.items()}.items()
+            for other in others
+            if related(keys[key], others[other])
         }
 
-    def _side(self, shape: Shape, role: str) -> dict[tuple[str, str], KVCache]:
-        """The caches of `role`, by order and pages."""
-        widths = (shape["head_dim"], shape["head_dim_v"])
-        width, neighbour = widths if role == "key" else widths[::-1]
-        sizes = {name: shape[name] for name in ("kind", "page_size", "num_heads", "gap")}
-        common = {**sizes, "role": role, "width": width, "neighbour": neighbour, "itemsize": self.itemsize}
-        return {
-            (order, pages): KVCache(**common, order=order, pages=pages)
-            for order in _orders(self.domain, shape["kind"], role)
-            for pages in _pages(self.domain, role)
-        }
+    def _related(self, key: KVCache, value: KVCache) -> bool:
+        return self.domain.allows("cache_strides", strides_relation(key, value))
+
+
+def _common(_key: KVCache, _value: KVCache) -> bool:
+    return True
+
+
+def _cache(role: str, shape: Shape, itemsize: int, order: str, pages: str) -> KVCache:
+    widths = (shape["head_dim"], shape["head_dim_v"])
+    width, neighbour = widths if role == "key" else widths[::-1]
+    return KVCache(
+        role=role,
+        kind=shape["kind"],
+        order=order,
+        pages=pages,
+        gap=shape["gap"],
+        page_size=shape["page_size"],
+        num_heads=shape["num_heads"],
+        width=width,
+        neighbour=neighbour,
+        itemsize=itemsize,
+    )
+
+
+Sides = tuple[tuple[tuple[str, ...], tuple[str, ...]], ...]
+"""Orders and pages of K, and those of V."""
+
+
+@functools.lru_cache(maxsize=4096)
+def _relations(kind: str, itemsize: int, head_dim: int, head_dim_v: int, sides: Sides) -> frozenset[str]:
+    """Which of `layouts.STRIDES` there are among caches of such widths."""
+    shape = {"kind": kind, "head_dim": head_dim, "head_dim_v": head_dim_v, "page_size": 16, "num_heads": 3, "gap": 16}
+    caches = [
+        [_cache(role, shape, itemsize, *layout) for layout in itertools.product(*side)]
+        for role, side in zip(("key", "value"), sides, strict=True)
+    ]
+    return frozenset(strides_relation(key, value) for key, value in itertools.product(*caches))
 
 
 Pair = tuple[str, str, str, str]

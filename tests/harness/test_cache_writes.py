@@ -38,7 +38,7 @@ def slots(**fields: Any) -> tuple[Slots, list[int]]:
 def test_every_token_has_a_slot_of_its_own(placing: str, negatives: str) -> None:
     """Whatever is drawn: no slot twice, none beyond the pool, none of the spare page, negative ones where they are asked for."""
     for count, page_size, first_page, order in itertools.product(
-        (3, 7, 17), (16, 2096), ("spare", "used"), ("ascending", "shuffled")
+        (1, 3, 17), (16, 2096), ("spare", "used"), ("ascending", "shuffled")
     ):
         shape = {"num_tokens": count, "page_size": page_size, "first_page": first_page, "slot_order": order}
         found, mapping = slots(placing=placing, negatives=negatives, seed=count, **shape)
@@ -89,7 +89,7 @@ def test_far_pages_are_addressed_by_their_ids() -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"negatives": "middle"}, "negatives='middle': must be combined with num_tokens of at least 3, not 1"),
+        ({"negatives": "middle", "num_tokens": 0}, "negatives='middle': must be combined with num_tokens of at least 1, not 0"),
         ({"placing": "here"}, "placing='here': must be one of 'run', 'straddle', 'edges', 'scattered'"),
         ({"page_size": 0}, "page_size=0: must be from 1 to 65536"),
         (
@@ -331,7 +331,7 @@ def test_caches_without_heads_and_of_scales() -> None:
     latent, scales = torch.zeros(2, 16, 8), torch.zeros(2, 16, 3)
     latent[0, 5], scales[1, 2, 1] = torch.arange(8.0), 7.0
     rows = {"latent": torch.arange(16.0).reshape(2, 1, 8), "scales": torch.tensor([[[1.0], [7.0], [9.0]]])}
-    common = {"page_size": 16, "slots": torch.tensor([-2, 3])}
+    common: dict[str, Any] = {"page_size": 16, "slots": torch.tensor([-2, 3])}
 
     found = [
         victim_of(
