@@ -27,8 +27,8 @@ KERNELS = (
     },
 )
 
-TILE = 256
-"""Columns of a program's tile, which holds the widest heads of most models; wider ones take several."""
+TILE = 128
+"""Columns of a program's tile, which holds the heads of most models; wider ones take several."""
 
 LEAST_SCALE = 1e-6
 """Scale of a head of zeros, which has to be divided by."""

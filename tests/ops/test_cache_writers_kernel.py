@@ -42,7 +42,7 @@ def cache(*shape: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
 
 def write(launcher: Any, target: str = "gfx942", **given: Any) -> None:
     """Launch the kernel on the cpu engine."""
-    given.setdefault("slot_mapping", torch.tensor(SLOTS))
+    given.setdefault("slot_mapping", torch.tensor(SLOTS).repeat_interleave(2)[::2])
     run(partial(launcher, **given, platform="cuda" if target.startswith("sm_") else "hip"), target=target)
 
 
@@ -62,14 +62,13 @@ def test_tokens_first(slot_dtype: torch.dtype, dtype: torch.dtype, cache_dtype: 
     """Each row lies at its position, keys and values with strides of their own; nothing else has changed, gaps included."""
     key, value = rows(3, 80, dtype=dtype), rows(3, 72, dtype=dtype, seed=6).transpose(0, 1).contiguous().transpose(0, 1)
     key_room, value_room = cache(16, 5, 100, dtype=cache_dtype), cache(3, 2, 16, 72, dtype=cache_dtype)
-    slots = torch.tensor(SLOTS, dtype=slot_dtype).repeat_interleave(2)[::2]
 
     plain(
         key=key,
         value=value,
         key_cache=key_room[:, :, 1:4, 10:90],
         value_cache=value_room[:, :, 1].transpose(1, 2),
-        slot_mapping=slots,
+        slot_mapping=torch.tensor(SLOTS, dtype=slot_dtype),
     )
 
     for token, page, position in written():
@@ -87,10 +86,10 @@ def test_heads_first(layout: str, dtype: torch.dtype, pack: int) -> None:
     """Columns of keys lie in packs of 16 bytes, those of values one behind the other, or all columns of a pack of tokens."""
     heads, width, value_width = 40, 32, 12
     key, value = rows(heads, width, dtype=dtype), rows(heads, value_width, dtype=dtype, seed=6)
-    key_cache = cache(heads + 1, width // pack, 16, pack, dtype=dtype)
+    key_cache = cache(heads + 1, width // pack, 18, pack, dtype=dtype)
     value_cache = cache(heads, value_width, 16, dtype=dtype)
 
-    plain(layout, key=key, value=value, key_cache=key_cache[:, 1:], value_cache=value_cache)
+    plain(layout, key=key, value=value, key_cache=key_cache[:, 1:, :, :16], value_cache=value_cache)
 
     packs = value_cache.view(4, heads, 16 // pack, value_width, pack)
     keys, values, filler = (tensor.float() for tensor in (key, value, cache(1, dtype=dtype)[0]))
@@ -102,7 +101,7 @@ def test_heads_first(layout: str, dtype: torch.dtype, pack: int) -> None:
         assert torch.equal(stored, values[token])
     untouched = 4 * 16 - len(written())
     assert int((value_cache.float() == filler).sum()) == untouched * heads * value_width
-    assert int((key_cache.float() == filler).sum()) == (4 * 16 + untouched * heads) * width
+    assert int((key_cache.float() == filler).sum()) == (4 * 18 + (untouched + 4 * 2) * heads) * width
 
 
 def test_keys_and_values_side_by_side() -> None:

@@ -193,6 +193,7 @@ def test_formats_that_the_gpu_lacks(writer: str, dtype: torch.dtype, target: str
     if writer != "per_token_head":
         (launch,) = captured(partial(LAUNCHERS[writer], **moved), target)
         assert launch.arguments["k_scale" if writer != "mla" else "scale"] is None
+        assert launch.arguments[first_cache(given)].dtype == torch.uint8
 
 
 def test_tiles_cover_the_wider_of_both() -> None:
@@ -205,8 +206,12 @@ def test_tiles_cover_the_wider_of_both() -> None:
     assert launch.grid[:2] == (2, -(-3 * 700 // TILE))
 
 
-def test_layouts_share_one_specialisation() -> None:
+@pytest.mark.parametrize("writer", ["head_major", "interleaved"])
+def test_layouts_share_one_specialisation(writer: str) -> None:
     """Strides, widths and layouts are numbers to the kernel: none of them has it compiled anew."""
-    launches = [captured(partial(reshape_and_cache, **arguments(writer)))[0] for writer in ("plain", "head_major", "interleaved")]
+    wide = arguments(writer) | {"key": torch.ones(3, 3, 64), "value": torch.ones(3, 3, 96), "slot_mapping": torch.ones(1).long()}
+    wide |= {"key_cache": torch.zeros(5, 3, 16, 16, 4), "value_cache": torch.zeros(5, 3, 96, 16)}
 
-    assert len({repr(launch.specialisation) for launch in launches}) == 1
+    launches = [captured(partial(reshape_and_cache, **given))[0] for given in (arguments("plain"), wide)]
+
+    assert len({launch.specialisation.name for launch in launches}) == 1
