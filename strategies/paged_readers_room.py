@@ -61,6 +61,11 @@ class Layout(NamedTuple):
     value_order: str
 
 
+_SMALLEST = Layout("packed", "packed", "token_major", "token_major")
+_LARGEST = Layout("layers", "layers", "padded_heads", "padded_heads")
+"""Those that need least and most memory, whatever the shape."""
+
+
 class ReaderRoom:
     """What there is room for.
 
@@ -123,8 +128,8 @@ class ReaderRoom:
         return self.elements // self._page(shape.num_kv_heads, shape.head_dim, page_size) - paging.SPARE_PAGES
 
     def _least_page(self, num_kv_heads: int, head_dim: int, page_size: int) -> int:
-        gap = min(self.gaps)
-        return min(page_elements(each, gap, num_kv_heads, head_dim, page_size) for each in self._layouts)
+        smallest = (_SMALLEST,) if _SMALLEST in self._layouts else self._layouts
+        return min(page_elements(each, min(self.gaps), num_kv_heads, head_dim, page_size) for each in smallest)
 
     @property
     def elements(self) -> int:
@@ -135,6 +140,8 @@ class ReaderRoom:
         """Layouts in which `num_pages` fit."""
         each = self.elements // num_pages
         sizes = (gap, shape.num_kv_heads, shape.head_dim, page_size)
+        if page_elements(_LARGEST, *sizes) <= each:
+            return list(self._layouts)
         return [layout for layout in self._layouts if page_elements(layout, *sizes) <= each]
 
     def takes_dtype(self, name: str, types: Mapping[str, Any]) -> bool:

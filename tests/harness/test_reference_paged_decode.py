@@ -127,7 +127,7 @@ def test_window_of_keys_far_below_the_others() -> None:
 
 
 def test_alibi() -> None:
-    """slope (t - q), of each query head's own slope, and nothing for the newest key."""
+    """The bias is slope (t - q), of each query head's own slope, and nothing for the newest key."""
     query, keys, values = whole = sequence(COUNT)
     slopes = torch.tensor([0.5, 0.25, 0.125, 1.0])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ def emulate(inputs: Mapping[str, Any], rounding: Mapping[str, Any], *, base_2: b
     """Output [N, Hq, D] of the sequences with one query, as it is stored. `base_2`: log2(e) multiplies sm_scale and slopes."""
     starts = inputs["query_start_loc"].tolist()
     rows = []
-    for at, (start, stop) in enumerate(zip(starts, starts[1:], strict=False)):
+    for at, (start, stop) in enumerate(pairwise(starts)):
         if stop - start == 1:
             rows.append(_row(inputs, rounding, at, start, base_2=base_2))
     shape = (0, *inputs["output"].shape[1:])
