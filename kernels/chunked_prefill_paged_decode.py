@@ -62,8 +62,8 @@ def chunked_prefill_paged_decode(
     is left alone.
 
     The arguments are those of `prefix_prefill`. `max_query_len`: at least the most queries of a sequence; up to 1 there are no
-    chunks, and no prefill is launched. `causal`: of the chunks; a decode sees all its keys. `arch`: the GPU by which the reader is
-    chosen, "gfx942", say; None for the one that Triton compiles for.
+    chunks, and no prefill is launched. `causal`: of the chunks; a decode sees all its keys. `arch`: the GPU by which the reader
+    is chosen, "gfx942", say; None for the one that Triton compiles for.
     Raises ValueError for what either kernel does not allow, and `Unsupported` where the GPU lacks an FP8 format.
     """
     caches: dict[str, Any] = {"key_cache": key_cache, "value_cache": value_cache}

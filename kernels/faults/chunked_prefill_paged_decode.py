@@ -17,31 +17,10 @@ FAULTS = (
         "checks": ("bounds", "nan", "mismatch"),
     },
     {
-        "name": "native_reader_by_keys",
-        "kernel": "chunked_prefill_paged_decode",
-        "description": "The native reader is chosen where the keys have its layout, whatever that of the values.",
-        "patches": (("        value_cache,\n        arch=", "        packed(value_cache),\n        arch="),),
-        "checks": ("bounds", "nan", "mismatch"),
-    },
-    {
         "name": "prefill_skipped_beside_decodes",
         "kernel": "chunked_prefill_paged_decode",
         "description": "A batch in which one sequence decodes is taken for one of decodes, and its chunks are left out.",
         "patches": (("if max_query_len > 1:", "if max_query_len > 1 and 1 not in query_start_loc.diff():"),),
-        "checks": ("unwritten",),
-    },
-    {
-        "name": "decode_skipped_beside_chunks",
-        "kernel": "chunked_prefill_paged_decode",
-        "description": "A batch with a chunk is left to the prefill, which leaves single queries to the decode.",
-        "patches": (("    if reader == NATIVE:", "    if max_query_len > 1:\n        return\n    if reader == NATIVE:"),),
-        "checks": ("unwritten",),
-    },
-    {
-        "name": "chunks_of_two_queries_left_out",
-        "kernel": "chunked_prefill_paged_decode",
-        "description": "Batches of at most two queries per sequence are taken for decodes.",
-        "patches": (("if max_query_len > 1:", "if max_query_len > 2:"),),
         "checks": ("unwritten",),
     },
     {

@@ -28,7 +28,7 @@ FAULTS = (
     {
         "name": "finite_mask",
         "kernel": "prefix_prefill",
-        "description": "What a query must not see is masked with -10000 instead of -inf, above which lie no very negative logits.",
+        "description": "What a query must not see is masked with -10000 instead of -inf, which wins over very negative logits.",
         "patches": (
             (
                 'scores = tl.where(allowed, scores, float("-inf"))',

@@ -142,9 +142,9 @@ def expected(given: dict[str, Any], shape: Shape, sequence: int, head: int) -> t
     return weights @ values, weights @ values.abs()
 
 
-def run(given: dict[str, Any]) -> None:
+def run(given: dict[str, Any], target: str | None = None) -> None:
     """Launch the kernel on the cpu engine."""
-    CpuEngine(EngineSpec(target=TARGETS[given["platform"]])).run(paged_decode, given, Arena())
+    CpuEngine(EngineSpec(target=target or TARGETS[given["platform"]])).run(paged_decode, given, Arena())
 
 
 FNUZ = {name for name, shape in SHAPES.items() if E4M3FNUZ in (shape.cache, shape.output)}
@@ -174,3 +174,14 @@ def test_is_attention_of_the_newest_tokens(name: str, platform: str) -> None:
                 value = (value / OUTPUT_SCALE).clamp(limits.min, limits.max)
                 slack = slack / OUTPUT_SCALE + limits.eps * (value.abs() + limits.tiny)
             assert torch.all((output[row, head] - value).abs() <= slack)
+
+
+def test_output_saturates_where_the_conversion_does_not() -> None:
+    """On sm_86 e5m2 holds infinities, which Triton converts too large numbers to: the kernel stores the largest finite one."""
+    given = inputs(Shape(output=E5M2), "cuda") | {"output_scale": torch.tensor(2.0**-20)}
+
+    run(given, "sm_86")
+
+    row = given["output"][2].to(torch.float64)
+    assert row.abs().max() == torch.finfo(E5M2).max
+    assert row.abs().min() > 0

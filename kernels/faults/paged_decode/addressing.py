@@ -79,18 +79,6 @@ FAULTS = (
         "checks": ("bounds", "nan", "mismatch"),
     },
     {
-        "name": "head_stride_packed",
-        "kernel": "paged_decode",
-        "description": "Heads of a page of values are taken to follow each other without gaps.",
-        "patches": (
-            (
-                "*value_cache.stride()[:3]",
-                "value_cache.stride(0), value_cache.shape[2] * page_size, value_cache.stride(2)",
-            ),
-        ),
-        "checks": ("bounds", "nan", "mismatch"),
-    },
-    {
         "name": "page_offset_32bit",
         "kernel": "paged_decode",
         "description": "The offset of a page is computed in 32 bits and wraps beyond 2^31 elements.",
