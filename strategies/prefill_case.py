@@ -20,13 +20,15 @@ class PrefillCase(ReaderCase):
     The chunk of a sequence is its last `query_lens` tokens, the context what comes before. `causal`: no query sees a key behind
     it; `chunk`: keys and values of the chunk come as "rows" of tensors of their own, or all from the "cache"; `chunk_slots`: what
     the caches hold of a chunk that comes as rows: it is "written" there as well, in their dtype, or its slots hold "poison";
-    `chunk_layout`, of those rows, see `layouts.row_strides`; `extra_query_len`, by which max_query_len exceeds the longest chunk.
+    `chunk_layout`, `chunk_value_layout`, of those rows of keys and of values, see `layouts.row_strides`; `extra_query_len`, by
+    which max_query_len exceeds the longest chunk.
     """
 
     causal: bool = True
     chunk: str = "rows"
     chunk_slots: str = "written"
     chunk_layout: str = "packed"
+    chunk_value_layout: str = "packed"
     extra_query_len: int = 0
 
     def __post_init__(self) -> None:
@@ -63,4 +65,5 @@ CHOICES: Mapping[str, Iterable[object]] = {
     "chunk": CHUNKS,
     "chunk_slots": CHUNK_SLOTS,
     "chunk_layout": CHUNK_LAYOUTS,
+    "chunk_value_layout": CHUNK_LAYOUTS,
 }

@@ -30,8 +30,13 @@ _ATTENTION: Mapping[str, Weights[Any]] = {"causal": CAUSAL, "alibi": paged_reade
 
 _CHUNK: Mapping[str, Weights[str]] = {"chunk": {"rows": 7, "cache": 3}, "chunk_slots": {"written": 5, "poison": 6}}
 CHUNK_LAYOUTS = {"packed": 4, "fused_qkv": 4, "padded_heads": 1, "heads_first": 1}
+CHUNK_VALUE_LAYOUTS = {"packed": 3, "fused_qkv": 3, "padded_heads": 2, "heads_first": 1}
 EXTRA_QUERY_LENS = {0: 13, 1: 3, 200: 1}
-_OF_CHUNKS: Mapping[str, Weights[Any]] = {"chunk_layout": CHUNK_LAYOUTS, "extra_query_len": EXTRA_QUERY_LENS}
+_OF_CHUNKS: Mapping[str, Weights[Any]] = {
+    "chunk_layout": CHUNK_LAYOUTS,
+    "chunk_value_layout": CHUNK_VALUE_LAYOUTS,
+    "extra_query_len": EXTRA_QUERY_LENS,
+}
 
 PEAKS = {
     **{"last": 4, "first": 1, "before_chunk": 2, "after_chunk": 2, "outside_window": 2, "inside_window": 2},

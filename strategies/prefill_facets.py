@@ -26,7 +26,8 @@ FACETS: Mapping[str, Facet] = {
     ),
     "chunk": _field("chunk", "whether keys and values of the chunk come as rows, or from the cache"),
     "chunk_slots": _field("chunk_slots", "what the cache holds of a chunk that comes as rows"),
-    "chunk_layout": _field("chunk_layout", "strides of the chunk's keys and values, see `layouts.row_strides`"),
+    "chunk_layout": _field("chunk_layout", "strides of the chunk's keys, see `layouts.row_strides`"),
+    "chunk_value_layout": _field("chunk_value_layout", "strides of the chunk's values, likewise"),
     "extra_query_len": _field("extra_query_len", "by how much max_query_len exceeds the longest chunk"),
 }
 

@@ -41,7 +41,7 @@ def _chunk(case: PrefillCase, arena: Arena, batch: Tokens, answered: list[int]) 
     found = torch.from_numpy(np.concatenate([*slots, np.empty(0, dtype=np.int64)]))
     return {
         "key": row_tensor(case, arena, "key", batch.keys[found], rows, layout=case.chunk_layout),
-        "value": row_tensor(case, arena, "value", batch.values[found], rows, layout=case.chunk_layout),
+        "value": row_tensor(case, arena, "value", batch.values[found], rows, layout=case.chunk_value_layout),
     }
 
 

@@ -19,13 +19,6 @@ FAULTS = (
         "checks": ("bounds", "nan", "mismatch"),
     },
     {
-        "name": "window_off_by_one",
-        "kernel": "prefix_prefill",
-        "description": "The window holds one key more.",
-        "patches": (("-distance < window", "-distance <= window"),),
-        "checks": ("mismatch",),
-    },
-    {
         "name": "finite_mask",
         "kernel": "prefix_prefill",
         "description": "What a query must not see is masked with -10000 instead of -inf, which wins over very negative logits.",
@@ -146,13 +139,6 @@ FAULTS = (
         "description": "Sequences of one query are computed although the decode kernel is to do so.",
         "patches": (("tl.where(skip_decode & (query_len == 1), 0, query_len)", "query_len"),),
         "checks": ("corruption",),
-    },
-    {
-        "name": "row_for_no_query",
-        "kernel": "prefix_prefill",
-        "description": "A sequence without queries writes a row, which is that of the next sequence or lies behind the last.",
-        "patches": (("stored = (members < query_len)", "stored = (members < tl.maximum(query_len, 1))"),),
-        "checks": ("bounds", "corruption", "mismatch", "nan"),
     },
     {
         "name": "tail_rows_stored",
