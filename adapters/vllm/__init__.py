@@ -1,7 +1,10 @@
 """vLLM's Triton kernels, whichever release is installed or was fetched.
 
 `decode_attention`: the split-KV decode of MHA, GQA and MLA. `merge_attention_states`: the merge of two partial attentions.
-`upstream`: the package.
+`reshape_and_cache`, `reshape_and_cache_diffkv`, `reshape_and_cache_per_token_head`: the cache writers. `paged_decode`,
+`prefix_prefill`, `chunked_prefill_paged_decode`: the readers of head-major caches, with `readers` for what they share.
+`formats`: dtypes of caches. `upstream`: the package. vLLM has no Triton twin of `concat_and_cache_mla`: its writer is compiled,
+and what Triton it has for latent caches does more than write (rotary embedding, norms).
 """
 
 from __future__ import annotations
@@ -13,6 +16,8 @@ from tridiff.adapters.vllm import (
     paged_decode,
     prefix_prefill,
     reshape_and_cache,
+    reshape_and_cache_diffkv,
+    reshape_and_cache_per_token_head,
 )
 from tridiff.adapters.vllm.upstream import VLLM
 from tridiff.harness.registry import Registry
@@ -21,6 +26,8 @@ FAMILIES = (
     decode_attention,
     merge_attention_states,
     reshape_and_cache,
+    reshape_and_cache_diffkv,
+    reshape_and_cache_per_token_head,
     paged_decode,
     prefix_prefill,
     chunked_prefill_paged_decode,

@@ -42,10 +42,12 @@ def scale_or_one(scale: torch.Tensor | None, like: torch.Tensor) -> torch.Tensor
     return torch.ones((), dtype=torch.float32, device=like.device) if scale is None else scale
 
 
-E4M3_ALONE = (
-    "TritonAttentionDiffKVBackend in triton_attn_diffkv.py takes quantised caches in fp8 and fp8_e4m3 alone, and says so."
+TOKEN_DTYPES = Restriction(
+    facet="dtype",
+    allowed=("float32", "bfloat16", "float16", "float8_e4m3fn", "float8_e4m3fnuz"),
+    reason="The backends' supported_dtypes name the first three; what vLLM itself quantises is in the platform's FP8 type "
+    "(current_platform.fp8_dtype), which is e4m3.",
 )
-
 PAGE_SIZES = Restriction(
     facet="page_size",
     allowed=range(16, 2**16, 16),

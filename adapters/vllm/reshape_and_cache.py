@@ -72,6 +72,7 @@ def _kernel(name: str, kinds: tuple[str, ...], other: str) -> Kernel:
         unsupported="Unsupported",
         domain=(
             Restriction(facet="kind", allowed=kinds, reason=reason),
+            formats.TOKEN_DTYPES,
             PAGE_SIZES,
             EQUAL_STRIDES,
             EQUAL_WIDTHS,

@@ -15,6 +15,8 @@ from tridiff.adapters.vllm import (
     paged_decode,
     prefix_prefill,
     reshape_and_cache,
+    reshape_and_cache_diffkv,
+    reshape_and_cache_per_token_head,
 )
 from tridiff.adapters.vllm.formats import Unsupported
 from tridiff.harness.api import Clean, Found
@@ -227,6 +229,40 @@ def test_rounding_of_readers(target: str, precision: str) -> None:
     assert said == {**known, "dot_precision": precision}
 
 
+def test_arguments_of_the_writer_of_two_widths(passed: list[dict[str, Any]]) -> None:
+    """One cache for both; FP8 under vLLM's name."""
+    given = written(FNUZ)
+    arguments = {name: given[name] for name in ("key", "value", "slot_mapping", "k_scale", "v_scale", "platform")}
+    cache = torch.zeros(1, 16, 2, 64).to(FNUZ)
+
+    with targeting("gfx942"):
+        reshape_and_cache_diffkv.reshape_and_cache_diffkv(**arguments, kv_cache=cache)
+
+    (call,) = passed
+    assert float(call.pop("k_scale")) == 1.0
+    assert call.pop("kv_cache_dtype") == "fp8"
+    assert call.pop("kv_cache") is cache
+    assert {name: value is arguments[name] for name, value in call.items()} == dict.fromkeys(
+        ("key", "value", "slot_mapping", "v_scale"), True
+    )
+
+
+@pytest.mark.parametrize(("dtype", "mode"), [(torch.int8, "INT8_PER_TOKEN_HEAD"), (FNUZ, "FP8_PER_TOKEN_HEAD"), (WIDE, None)])
+def test_arguments_of_the_writer_with_scales(passed: list[dict[str, Any]], dtype: torch.dtype, mode: str | None) -> None:
+    """The mode follows from the codes' dtype; e5m2 has none."""
+    cache, scales = torch.zeros(1, 16, 2, 32).to(dtype), torch.zeros(1, 16, 2)
+    rows = {name: written()[name] for name in ("key", "value", "slot_mapping")}
+    caches = {"key_cache": cache, "value_cache": cache, "k_scale_cache": scales, "v_scale_cache": scales}
+
+    with targeting("gfx942"), nullcontext() if mode else pytest.raises(Unsupported, match=r"not of torch\.float8_e5m2"):
+        reshape_and_cache_per_token_head.reshape_and_cache_per_token_head(**rows, **caches, platform="hip")
+
+    if mode:
+        (call,) = passed
+        assert call.pop("kv_quant_mode").name == mode
+        assert {name: value is (rows | caches)[name] for name, value in call.items()} == dict.fromkeys(rows | caches, True)
+
+
 @pytest.mark.parametrize("family", [reshape_and_cache, prefix_prefill, chunked_prefill_paged_decode])
 def test_paths_are_kernels_apart(family: Any) -> None:
     """No case belongs to two of a launcher's kernels."""
@@ -234,3 +270,49 @@ def test_paths_are_kernels_apart(family: Any) -> None:
     facet = "kind" if family is reshape_and_cache else "alibi"
 
     assert not set(first[facet]) & set(second[facet])
+
+
+# With a release
+
+CLEAN: dict[str, dict[str, Any]] = {
+    "vllm_reshape_and_cache_nhd": {"num_tokens": 3, "padding_rows": 1, "negatives": "middle", "page_size": 48},
+    "vllm_reshape_and_cache_head_major": {"kind": "interleaved", "cache_dtype": "float8_e4m3fnuz", "k_scale": 0.37},
+    "vllm_reshape_and_cache_diffkv": {"num_tokens": 2, "head_dim_v": 32},
+    "vllm_reshape_and_cache_per_token_head": {"num_tokens": 2},
+    "vllm_paged_decode": {"seq_lens": (64,), "group_size": 3, "page_size": 64},
+    "vllm_prefix_prefill": {"query_lens": (3,), "seq_lens": (35,), "page_size": 32},
+    "vllm_prefix_prefill_alibi": {"alibi": "standard", "query_lens": (2,), "seq_lens": (9,)},
+    "vllm_chunked_prefill_paged_decode": {"query_lens": (1, 2), "seq_lens": (32, 34), "page_size": 32},
+}
+
+
+@pytest.mark.parametrize("name", CLEAN)
+def test_release_runs(known: Registry, name: str) -> None:
+    """A case that upstream computes rightly is clean."""
+    case = known.op(known.kernel(name).op).case(**CLEAN[name])
+
+    assert isinstance(examine(KernelRef(kernel=name), SPEC, case, known), Clean)
+
+
+KNOWN: list[tuple[str, dict[str, Any], str, str]] = [
+    ("vllm_reshape_and_cache_nhd", {"cache_dtype": "float8_e5m2"}, "mismatch", ""),
+    ("vllm_reshape_and_cache_nhd", {"cache_dtype": "float8_e4m3fnuz", "v_scale": 0.37, "pattern": "overflow"}, "nan", ""),
+    ("vllm_paged_decode", {"query_lens": (1, 0), "seq_lens": (1, 1)}, "bounds", "load from query out of bounds"),
+    ("vllm_paged_decode", {"seq_lens": (33,), "page_size": 48}, "bounds", "load from block_table out of bounds"),
+    ("vllm_prefix_prefill", {"query_lens": (2,), "seq_lens": (3,)}, "bounds", "load from block_table out of bounds"),
+    ("vllm_prefix_prefill_alibi", {"alibi": "standard", "window": 1, "seq_lens": (2,)}, "mismatch", ""),
+]
+
+
+@pytest.mark.parametrize(("name", "fields", "check", "message"), KNOWN)
+def test_release_fails_where_it_is_known_to(known: Registry, name: str, fields: dict[str, Any], check: str, message: str) -> None:
+    """As docs/trophies.md says of 0.33.0."""
+    if not any(note.startswith("vllm 0.33.0,") for note in known.notes):
+        pytest.skip("the release in .upstream is another one")
+    case = known.op(known.kernel(name).op).case(**fields)
+
+    outcome = examine(KernelRef(kernel=name), SPEC, case, known)
+
+    assert isinstance(outcome, Found)
+    assert outcome.finding.check == check
+    assert message in outcome.finding.message
