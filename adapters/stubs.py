@@ -7,6 +7,7 @@ anything else: an invented answer would test a kernel that nobody has.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from enum import IntEnum
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -60,23 +61,62 @@ def architecture() -> str:
 
 
 def vllm(package: Package) -> dict[str, Stub]:
-    """For vLLM: `vllm.platforms` and `vllm.triton_utils`."""
+    """For vLLM: its platform, what it makes of names of cache dtypes, its logger, Triton.
+
+    Of its compiled operators there are none, and so no native kernel: `use_rocm_custom_paged_attention` says no, and its driver
+    then launches the Triton kernel, as on GPUs for which there is no native one.
+    """
     platform = {
         "is_rocm": is_hip,
         "is_cuda": lambda: not is_hip(),
         "is_cuda_alike": lambda: True,
-        "fp8_dtype": _vllm_fp8_dtype,
+        "is_xpu": lambda: False,
+        "fp8_dtype": vllm_fp8_dtype,
+        "is_fp8_fnuz": lambda: vllm_fp8_dtype() == torch.float8_e4m3fnuz,
+        "get_device_capability": torch.cuda.get_device_capability,
+        "has_device_capability": _vllm_has_capability,
     }
+    logger = Answers("a logger of vllm.logger", package, {"warning_once": lambda *_: None})
     stubs = {
+        "vllm._custom_ops": {},
+        "vllm.logger": {"init_logger": lambda _name: logger},
+        "vllm.model_executor.layers.quantization.utils.quant_utils": {
+            "FP8_DTYPE": vllm_fp8_dtype(),  # asked once, when it is imported, as upstream does
+            "get_fp8_min_max": _vllm_fp8_range,
+        },
         "vllm.platforms": {"current_platform": Answers("vllm.platforms.current_platform", package, platform)},
+        "vllm.platforms.rocm": {"use_rocm_custom_paged_attention": lambda *_: False},
         "vllm.triton_utils": {"triton": triton, "tl": tl, "HAS_TRITON": True},
+        "vllm.v1.kv_cache_interface": {
+            "KVQuantMode": VllmQuantMode,
+            "is_quantized_kv_cache": lambda name: name.startswith("fp8"),
+        },
     }
     return {name: Stub(name, package, answers) for name, answers in stubs.items()}
 
 
-def _vllm_fp8_dtype() -> torch.dtype:
+class VllmQuantMode(IntEnum):
+    """Of vLLM's `KVQuantMode` what a writer with a scale per token and head tells apart."""
+
+    INT8_PER_TOKEN_HEAD = 2
+    FP8_PER_TOKEN_HEAD = 3
+    INT4_PER_TOKEN_HEAD = 4
+
+
+def vllm_fp8_dtype() -> torch.dtype:
     """What vLLM calls the platform's preferred FP8 type: fnuz on gfx94x alone (vllm/platforms/rocm.py)."""
     return torch.float8_e4m3fnuz if is_hip() and architecture().startswith("gfx94") else torch.float8_e4m3fn
+
+
+def _vllm_fp8_range() -> tuple[float, float]:
+    """The range that vLLM quantises to: 224 of fnuz, whose largest number is 240; else all of it (quant_utils.py)."""
+    largest = 224.0 if vllm_fp8_dtype() == torch.float8_e4m3fnuz else torch.finfo(vllm_fp8_dtype()).max
+    return -largest, largest
+
+
+def _vllm_has_capability(least: int) -> bool:
+    """Whether the GPU has compute capability `least`, 89 for 8.9; gfx942 counts as 9.4."""
+    return torch.cuda.get_device_capability() >= divmod(least, 10)
 
 
 def sglang(package: Package) -> dict[str, Stub]:

@@ -29,6 +29,7 @@ from tridiff.harness.api import (
     Fault,
     Kernel,
     Op,
+    Property,
     Verdict,
     from_json,
     offsets_of,
@@ -66,6 +67,7 @@ def check_op(op: Any, reference: Any) -> None:
     _check_models(op)
     _check_placements(op)
     _check_case(op)
+    _check_properties(op)
     check_facets(op)
 
 
@@ -85,6 +87,31 @@ def _check_placements(op: Op) -> None:
     for name, place in placements.items():
         if not (isinstance(name, str) and callable(place)):
             raise UsageError(f"op {op.name!r}: placements has {name!r}: {_shown(place)}: must be a name with a function (case)")
+
+
+def _check_properties(op: Op) -> None:
+    properties: Any = op.properties
+    if not isinstance(properties, Mapping):
+        raise UsageError(f"op {op.name!r}: properties is {_shown(properties)}: must map names to functions (case)")
+    for name, of in properties.items():
+        if not (isinstance(name, str) and callable(of)):
+            raise UsageError(f"op {op.name!r}: properties has {name!r}: {_shown(of)}: must be a name with a function (case)")
+    try:
+        words_of(op, op.case())
+    except Exception as error:
+        raise UsageError(f"op {op.name!r}: properties of the default case {op.case.__name__}(): {_told(error)}") from error
+
+
+def words_of(op: Op, case: Any) -> dict[str, str]:
+    """The word that each property of `op` has for `case`. Raises `Malformed`, and what its functions raise."""
+    found: dict[str, Any] = {name: of(case) for name, of in op.properties.items()}
+    for name, word in found.items():
+        of, given = op.properties[name], f"the property {name} of {op.name} is {_shown(word)} for {case}"
+        if not (isinstance(word, str) and word):
+            raise Malformed(f"{given}: must be a word, as a string")
+        if isinstance(of, Property) and word not in of.words:
+            raise Malformed(f"{given}: must be one of {', '.join(of.words)}")
+    return found
 
 
 def _check_case(op: Op) -> None:

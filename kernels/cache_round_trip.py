@@ -113,7 +113,7 @@ def rounding(
     return plain.rounding(query=query, value_cache=value_cache, num_kv_splits=NUM_KV_SPLITS, platform=platform)
 
 
-def _choices(caches: dict[str, torch.Tensor], query: torch.Tensor, block_table: torch.Tensor) -> tuple[str, str]:
+def _choices(caches: dict[str, Any], query: torch.Tensor, block_table: torch.Tensor) -> tuple[str, str]:
     """Which kernels write and read head-major caches, see `native_choice`."""
     page_size = caches["key_cache"].shape[3]
     writer = choose_writer(**caches)
@@ -127,6 +127,6 @@ def _choices(caches: dict[str, torch.Tensor], query: torch.Tensor, block_table: 
     return writer, reader
 
 
-def _as_seen_by(kernel: str, caches: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def _as_seen_by(kernel: str, caches: dict[str, Any]) -> dict[str, Any]:
     """The caches with the strides that `kernel` assumes: packed, if it is native, else their own."""
     return {name: packed(cache) for name, cache in caches.items()} if kernel == NATIVE else caches

@@ -236,8 +236,12 @@ def _shapes(draw: st.DrawFn, domain: Domain, drawn: Shape) -> dict[str, Any]:
         return (_least_pages(domain, shape["page_size"]) + paging.SPARE_PAGES) * _bytes(drawn, shape)
 
     most_bytes = max(CACHE_BYTES, bytes_of(shape))
+
+    def fits(name: str, value: int) -> bool:
+        return bytes_of({**shape, name: value}) <= most_bytes
+
     for name, weights in offered.items():
-        shape[name] = draw(choose(weights, lambda value, name=name: bytes_of({**shape, name: value}) <= most_bytes))
+        shape[name] = draw(choose(weights, functools.partial(fits, name)))
     return {**shape, "most_bytes": most_bytes}
 
 

@@ -21,6 +21,7 @@ from tridiff.strategies.budget import LARGE_PAGES, TYPICAL
 from tridiff.strategies.decode_attention_case import UNUSED_SLOTS, DecodeAttentionCase
 from tridiff.strategies.decode_attention_facets import FACETS
 from tridiff.strategies.decode_attention_inputs import build, cache_shapes
+from tridiff.strategies.decode_attention_properties import PROPERTIES
 from tridiff.strategies.decode_attention_room import (
     DTYPE_WEIGHTS,
     NARROW_DTYPES,
@@ -215,4 +216,5 @@ OP = Op(
     score=score,
     placements=PLACEMENTS,
     facets=FACETS,
+    properties=PROPERTIES,
 )

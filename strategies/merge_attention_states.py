@@ -34,6 +34,7 @@ from tridiff.strategies.layouts import GAPS
 from tridiff.strategies.merge_attention_states_case import DTYPES, LARGEST_VALUE, MergeAttentionStatesCase
 from tridiff.strategies.merge_attention_states_facets import FACETS
 from tridiff.strategies.merge_attention_states_inputs import build
+from tridiff.strategies.merge_attention_states_properties import PROPERTIES
 from tridiff.strategies.merge_attention_states_room import (
     CONTEXT_WEIGHTS,
     EMPTY_HOLDS_WEIGHTS,
@@ -208,4 +209,5 @@ OP = Op(
     compile_time=frozenset({"platform", "num_heads", "head_dim", "dtype", "output_dtype", "has_output_lse", "far", "lead"}),
     placements=PLACEMENTS,
     facets=FACETS,
+    properties=PROPERTIES,
 )

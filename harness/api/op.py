@@ -63,6 +63,21 @@ class Facet:
     counted: bool = True
 
 
+@dataclass(frozen=True)
+class Property:
+    """A property of Cases that reports count, whose words are a closed list.
+
+    `of`: (case) -> one of `words`. Each of them is there to be drawn: a word that no Case has is a complaint of the tests.
+    """
+
+    of: Callable[[Any], str]
+    words: tuple[str, ...]
+
+    def __call__(self, case: Any) -> str:
+        """The word for `case`."""
+        return self.of(case)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Restriction:
     """What a Kernel supports of one facet of its Op, and why no more.
@@ -96,7 +111,8 @@ class Op:
     aligned, caches beyond 2 GiB. Triton compiles a kernel differently for each. Empty: Cases are compiled as they are drawn.
     `facets`: by name, what a Kernel may restrict (`Kernel.domain`); `strategy` and `presets` draw nothing that `domain.allows`
     forbids.
-    `properties`: by name, what reports count of the Cases that ran: (case) -> a word, of few that there are.
+    `properties`: by name, what reports count of the Cases that were judged: (case) -> a word, of few that there are. A `Property`
+    where these can be listed.
     `victim`: (inputs, name, cells) -> what stood in memory that was overwritten, and by which token, one phrase, "" where it
     knows nothing of that tensor. `cells`: sorted int64 offsets of the elements that changed, from the first one of tensor `name`.
     """

@@ -20,7 +20,7 @@ from tridiff.harness.report.run_text import (
     reasons_text,
     size,
 )
-from tridiff.harness.report.summary import Summary, findings_of, kernels_of
+from tridiff.harness.report.summary import Summary, findings_of, kernels_of, most_first
 from tridiff.harness.report.verdict import Exit, verdict_of
 
 MOST_FINDINGS = 50
@@ -44,7 +44,7 @@ def markdown(runs: Sequence[Summary]) -> str:
     complaint = verdict_of(runs).complaint
     if complaint is not None:
         lines += ["", f"**{_escaped(_cut(complaint))}**"]
-    lines += [*_findings(runs), *_infrastructure(runs), *_environment(runs)]
+    lines += [*_findings(runs), *_infrastructure(runs), *_distributions(runs), *_environment(runs)]
     return "\n".join(lines) + "\n"
 
 
@@ -92,6 +92,17 @@ def _infrastructure(runs: Sequence[Summary]) -> Iterator[str]:
             yield from ("", f"### infrastructure: {_escaped(name)}", "")
             text = "\n".join([f"{plural(deaths.cases)}, not reproduced when run again alone: {reason}", *deaths.tail])
             yield from _fenced(_cut(text))
+
+
+def _distributions(runs: Sequence[Summary]) -> Iterator[str]:
+    """What the judged cases of each kernel were, folded away."""
+    for name, counts in kernels_of(runs).items():
+        if counts.properties:
+            yield from ("", f"<details><summary>cases of {_escaped(name)}</summary>", "", "| property | cases |", "|---|---|")
+            for title, words in counts.properties.items():
+                shown = ", ".join(f"{word} {count}" for word, count in most_first(words))
+                yield f"| {_escaped(title)} | {_escaped(_cut(shown))} |"
+            yield from ("", "</details>")
 
 
 def _environment(runs: Sequence[Summary]) -> Iterator[str]:

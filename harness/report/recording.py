@@ -31,10 +31,10 @@ from tridiff.harness.ledger.confirming import untried
 from tridiff.harness.report.domain_text import domain_document
 from tridiff.harness.report.eventfile import EventFile
 from tridiff.harness.report.records import SCHEMA, Record
-from tridiff.harness.report.summary import Summary
+from tridiff.harness.report.summary import Distribution, Summary, add_words
 from tridiff.harness.report.verdict import Exit, verdict
 from tridiff.harness.repro import as_json, command
-from tridiff.harness.runner.events import CaseDone, Event, FindingMinimal, FindingSeen, UnexpectedPass, WorkerDied
+from tridiff.harness.runner.events import CaseDone, Event, FindingMinimal, FindingSeen, KernelDone, UnexpectedPass, WorkerDied
 from tridiff.harness.runner.session import Session
 
 
@@ -58,6 +58,7 @@ class Recording:
         self._file = file
         self._named = named
         self._started = time.monotonic()
+        self._distributions: dict[str, Distribution] = {}
         run = {
             **_run(session),
             **self._kernels(),
@@ -97,6 +98,9 @@ class Recording:
         """Record what happened; `path`: the case file of a finding, or why it is `unwritten`."""
         if isinstance(event, CaseDone):
             self._add(_case(event))
+            add_words(self._distributions.setdefault(event.kernel, {}), event.properties)
+        elif isinstance(event, KernelDone):
+            self._distribution(event.kernel)
         elif isinstance(event, WorkerDied):
             self._add(_death(event))
         elif isinstance(event, UnexpectedPass):
@@ -106,6 +110,8 @@ class Recording:
 
     def end(self, error: BaseException | None = None) -> None:
         """Record how the run ended: `error` is what it raised."""
+        for kernel in list(self._distributions):  # those of kernels that were interrupted
+            self._distribution(kernel)
         ending = {
             "record": "summary",
             "seconds": self.elapsed,
@@ -118,6 +124,12 @@ class Recording:
         self.summary.add(ending)
         ending["exit"] = int(verdict(self.summary).code)
         self._file.write({**ending, "lost": self._file.lost})  # of the sum in memory nothing is lost
+
+    def _distribution(self, kernel: str) -> None:
+        """Record what the kernel's cases were, once its share has ended: in every record of a case it would cost too much."""
+        properties = self._distributions.pop(kernel, {})
+        if properties:
+            self._add({"record": "distribution", "kernel": kernel, "properties": properties})
 
     def _finding(self, event: FindingSeen | FindingMinimal, path: Path | None, unwritten: str | None) -> dict[str, Any]:
         minimal = isinstance(event, FindingMinimal)

@@ -72,6 +72,7 @@ FORMS: dict[str, dict[str, Types]] = {
         "differing": _OBJECT,
         "how": _TEXT,
     },
+    "distribution": {"seconds": _NUMBER, "kernel": _TEXT, "properties": _OBJECT},
     "worker_died": {
         "seconds": _NUMBER,
         "kernel": _TEXT,
@@ -161,12 +162,24 @@ def _check_finding(record: Record) -> None:
     _check_fields(record["repro"], REPRO, "repro of finding")
 
 
+def _check_distribution(record: Record) -> None:
+    for name, words in record["properties"].items():
+        if not (isinstance(words, dict) and all(type(count) is int for count in words.values())):
+            raise RecordError(f"{name} of properties: must be an object of counts by word")
+
+
 def _check_summary(record: Record) -> None:
     if record["exit"] not in EXITS:
         raise RecordError(f"exit={record['exit']}: must be one of {', '.join(map(str, EXITS))}")
 
 
-_CHECKS = {"run": _check_run, "case": _check_case, "finding": _check_finding, "summary": _check_summary}
+_CHECKS = {
+    "run": _check_run,
+    "case": _check_case,
+    "finding": _check_finding,
+    "distribution": _check_distribution,
+    "summary": _check_summary,
+}
 
 
 def _check_choice(record: Record, field: str, choices: tuple[str, ...]) -> None:

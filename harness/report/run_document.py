@@ -7,7 +7,7 @@ from typing import Any
 
 from tridiff.harness.report import waived
 from tridiff.harness.report.run_text import plugin_notes
-from tridiff.harness.report.summary import Counts, Summary
+from tridiff.harness.report.summary import Counts, Summary, most_first
 
 SCHEMA = 1
 """Version of the document's form."""
@@ -68,6 +68,7 @@ def _counts(counts: Counts) -> dict[str, Any]:
         "reasons": counts.reasons,
         "specialisations": len(counts.specialisations),
         "worst_ratio": counts.worst_ratio,
+        "properties": {name: dict(most_first(words)) for name, words in counts.properties.items()},
     }
 
 

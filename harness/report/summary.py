@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from tridiff.harness.report.records import Record, RecordError
+
+Distribution = dict[str, dict[str, int]]
+"""Cases by property, by word."""
 
 
 @dataclass
@@ -24,6 +27,7 @@ class Counts:
     `cases` are drawn; of the `replayed`, which are counted besides, the outcomes are counted likewise. `infrastructure`: by
     reason. `quarantined`, `tolerated`: cases by the key of their entry in the ledger; `messages`: what those first said that are
     tolerated. `worker_deaths`: processes that died, those of confirmations left out. `seconds`: time spent on the kernel.
+    `properties`: judged cases, drawn or replayed, by the words of each property of the op.
     """
 
     op: str
@@ -46,6 +50,7 @@ class Counts:
     quarantined: dict[str, int] = field(default_factory=dict)
     tolerated: dict[str, int] = field(default_factory=dict)
     messages: dict[str, str] = field(default_factory=dict)
+    properties: Distribution = field(default_factory=dict)
 
     @property
     def in_infrastructure(self) -> int:
@@ -114,9 +119,28 @@ class Counts:
             for key, count in getattr(other, name).items():
                 _increase(getattr(self, name), key, count)
         self.messages = {**other.messages, **self.messages}
+        merge_distribution(self.properties, other.properties)
         for reason, deaths in other.infrastructure.items():
             known = self.infrastructure.setdefault(reason, Deaths(tail=deaths.tail))
             known.cases += deaths.cases
+
+
+def add_words(distribution: Distribution, words: Mapping[str, str]) -> None:
+    """Count one case, which has `words` by property."""
+    for name, word in words.items():
+        _increase(distribution.setdefault(name, {}), word)
+
+
+def merge_distribution(distribution: Distribution, other: Mapping[str, Mapping[str, int]]) -> None:
+    """Add the counts of `other`."""
+    for name, words in other.items():
+        for word, count in words.items():
+            _increase(distribution.setdefault(name, {}), word, count)
+
+
+def most_first(words: Mapping[str, int]) -> list[tuple[str, int]]:
+    """Words with their counts, the most frequent first."""
+    return sorted(words.items(), key=lambda item: (-item[1], item[0]))
 
 
 def _increase(counts: dict[str, int], key: str, by: int = 1) -> None:
@@ -151,6 +175,8 @@ class Summary:
         counts.seconds += self.seconds - before
         if record["record"] == "case":
             counts.add(record)
+        elif record["record"] == "distribution":
+            merge_distribution(counts.properties, record["properties"])
         elif record["record"] == "worker_died":
             counts.worker_deaths += not record["confirming"]
         elif record["record"] == "unexpected_pass":

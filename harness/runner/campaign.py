@@ -19,8 +19,8 @@ from hypothesis.errors import Flaky
 from hypothesis.strategies import SearchStrategy
 
 from tridiff.harness import blame
-from tridiff.harness.api import DEADLY, Domain, Finding, Found, Judged, Op, Outcome
-from tridiff.harness.declarations import check_drawn
+from tridiff.harness.api import DEADLY, Clean, Domain, Finding, Found, Judged, Op, Outcome, Tolerated
+from tridiff.harness.declarations import check_drawn, words_of
 from tridiff.harness.domains import contains, domain_of
 from tridiff.harness.engines.spec import EngineSpec, UsageError
 from tridiff.harness.ledger.waivers import NONE, Waivers
@@ -202,8 +202,13 @@ class Campaign:
     def report(self, case: Any, outcome: Judged, *, shrinking: bool, replayed: bool = False) -> None:
         """Count and announce an examined Case."""
         self.examples += not (shrinking or replayed)
-        event = CaseDone(kernel=self.ref.kernel, case=case, outcome=outcome, shrinking=shrinking, replayed=replayed)
-        self.listener(event)
+        words = {} if shrinking or not isinstance(outcome, Clean | Found | Tolerated) else self._words(case)
+        kinds = {"shrinking": shrinking, "replayed": replayed}
+        self.listener(CaseDone(kernel=self.ref.kernel, case=case, outcome=outcome, properties=words, **kinds))
+
+    def _words(self, case: Any) -> dict[str, str]:
+        with self.declared("properties"):
+            return words_of(self.op, case)
 
 
 class _Hunt:

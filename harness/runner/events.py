@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +14,7 @@ class CaseDone:
     """One Case was examined.
 
     `shrinking`: it was run to minimise a Finding, not drawn as an example. `replayed`: it was not drawn, but remembered from
-    an earlier run or taken from a list.
+    an earlier run or taken from a list. `properties`: the Case's words by property (`Op.properties`), where it was judged.
     """
 
     kernel: str
@@ -22,6 +22,7 @@ class CaseDone:
     outcome: Judged
     shrinking: bool
     replayed: bool = False
+    properties: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

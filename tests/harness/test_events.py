@@ -26,7 +26,7 @@ from tridiff.harness.report.records import check
 from tridiff.harness.report.run_document import run_document
 from tridiff.harness.report.summary import Summary, findings_of, kernels_of
 from tridiff.harness.runner.campaign import Budget
-from tridiff.harness.runner.events import CaseDone, Event, WorkerDied
+from tridiff.harness.runner.events import CaseDone, Event, KernelDone, WorkerDied
 from tridiff.harness.runner.session import Session
 
 SECOND = "scale-mismatch-00000000"
@@ -75,7 +75,14 @@ def test_records_of_a_run(path: Path) -> None:
 
     records = written(path)
     assert [check(record) for record in records] == records
-    assert [record["record"] for record in records if record["record"] != "case"] == ["run", "finding", "finding", "summary"]
+    assert [record["record"] for record in records if record["record"] != "case"] == [
+        "run",
+        "distribution",
+        "finding",
+        "finding",
+        "distribution",
+        "summary",
+    ]
     assert [record["stage"] for record in records if record["record"] == "finding"] == ["seen", "minimal"]
     assert [entry["kernel"] for entry in records[0]["kernels"]] == ["scale", "scale_wrong"]
     assert records[0]["budget"] == {"examples": 40, "seconds": None, "shrink_seconds": 60.0}
@@ -95,6 +102,9 @@ def test_sum_of_the_records_is_what_the_session_counted(path: Path) -> None:
         counts = run.kernels[name]
         for ours, theirs in (("examples", "cases"), *((same, same) for same in SAME)):
             assert getattr(tally, ours) == getattr(counts, theirs), (name, ours)
+        assert {name: sum(words.values()) for name, words in counts.properties.items()} == dict.fromkeys(
+            ("rows", "gap"), tally.judged
+        )
     assert fuzzed.tallies["scale"].replayed == 2
     assert list(run.findings) == list(fuzzed.findings)
     assert run_document(run) == run_document(sums)
@@ -148,6 +158,23 @@ def test_record_of_an_event(made: Recording, path: Path, event: Event, expected:
     record = written(path)[-1]
     assert check(record)
     assert {name: record[name] for name in expected} == expected
+
+
+def test_what_the_judged_cases_of_a_kernel_were(made: Recording, path: Path) -> None:
+    """Is written once its share has ended, or in the end; cases that were not judged have no words, and none is counted twice."""
+    one, many = {"rows": "one", "gap": "none"}, {"rows": "several", "gap": "none"}
+    for kernel, words in (("scale", one), ("scale", many), ("scale", many), ("scale", {}), ("scale_wrong", one)):
+        outcome = Clean(ratio=0.5) if words else Skipped(reason="no room")
+        made.event(CaseDone(kernel=kernel, case=ScaleCase(), outcome=outcome, shrinking=False, properties=words))
+    made.event(KernelDone(kernel="scale"))
+    made.end()
+
+    records = [record for record in written(path) if record["record"] == "distribution"]
+    assert [(record["kernel"], record["properties"]) for record in records] == [
+        ("scale", {"rows": {"one": 1, "several": 2}, "gap": {"none": 3}}),
+        ("scale_wrong", {"rows": {"one": 1}, "gap": {"none": 1}}),
+    ]
+    assert run_document(read(path).runs[0])["kernels"][0]["properties"] == {"rows": {"several": 2, "one": 1}, "gap": {"none": 3}}
 
 
 def test_death_keeps_the_whole_case(made: Recording, path: Path) -> None:
@@ -319,7 +346,9 @@ def test_several_runs_in_a_file(path: Path) -> None:
         (lines(recorded.run(), recorded.end(), recorded.case()), ":3: the record case belongs to no run"),
         (lines(recorded.run(schema=2)), ":1: schema 2: this tridiff reads schema 1"),
         (lines(recorded.run(schema=True)), ":1: schema True: this tridiff reads schema 1"),
-        (lines({"schema": 1, "op": "scale"}), ":1: record=None: must be one of run, case, finding, unexpected_pass, worker_died"),
+        (lines({"schema": 1, "op": "scale"}), ":1: record=None: must be one of run, case, finding, unexpected_pass, "),
+        (lines(recorded.run(), recorded.distribution(rows=1)), ":2: rows of properties: must be an object of counts by word"),
+        (lines(recorded.run(), recorded.distribution(rows={"one": "1"})), ":2: rows of properties: must be an object of counts"),
         (lines(recorded.run(seed="x")), ":1: seed of run is a string: must be an integer"),
         (lines(recorded.run(seed=True)), ":1: seed of run is true or false: must be an integer"),
         (lines(recorded.run(shard=3)), ":1: shard of run is an integer: must be a string or null"),
@@ -403,6 +432,19 @@ def test_counts_over_runs() -> None:
     assert counts.reasons == {"no address space": 2}
     assert counts.infrastructure["died of SIGSEGV"].tail == ("last words",)
     assert runs[0].kernels["scale"].cases == 3
+
+
+def test_distributions_over_runs() -> None:
+    """Shards add up, word by word; no run is changed by that."""
+    runs = [
+        shard(recorded.distribution(rows={"one": 1, "several": 2})),
+        shard(recorded.distribution(rows={"several": 3}, gap={"none": 3}), recorded.distribution(rows={"several": 1})),
+    ]
+
+    counts = kernels_of(runs)["scale"]
+
+    assert counts.properties == {"rows": {"one": 1, "several": 6}, "gap": {"none": 3}}
+    assert [run.kernels["scale"].properties["rows"] for run in runs] == [{"one": 1, "several": 2}, {"several": 4}]
 
 
 def test_findings_over_runs() -> None:

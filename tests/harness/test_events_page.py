@@ -71,6 +71,8 @@ def real(tmp_path: Path) -> list[dict[str, Any]]:
         made.event(FindingMinimal(finding=FINDING, examples=1, shrunk=True), path=path)
         made.event(UnexpectedPass(kernel="scale", entry="e", case=ScaleCase(), how="h"))
         made.event(WorkerDied(kernel="scale", case=ScaleCase(), how="h"))
+        words = {"rows": "one", "gap": "none"}
+        made.event(CaseDone(kernel="scale", case=ScaleCase(), outcome=Clean(ratio=0.5), shrinking=True, properties=words))
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 

@@ -17,10 +17,10 @@ from pathlib import Path
 import pytest
 import toy
 import toy.family
-from completeness import contract, facets, layout, members
+from completeness import contract, facets, layout, members, properties
 from sources import sources
 
-from tridiff.harness.api import Facet
+from tridiff.harness.api import Facet, Property
 from tridiff.harness.registry import builtin, families
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -48,6 +48,24 @@ def test_family_keeps_its_contract(family: str) -> None:
 def test_family_keeps_to_what_a_kernel_supports(family: str) -> None:
     """Whatever facet a kernel restricts, its strategies narrow by it."""
     assert list(facets(builtin().op(family))) == []
+
+
+@pytest.mark.parametrize("family", families())
+def test_family_says_what_its_cases_are(family: str) -> None:
+    """Reports count its properties, and each word that these name is drawn within 500 cases."""
+    assert list(properties(builtin().op(family))) == []
+
+
+def test_word_that_no_case_has() -> None:
+    """Is named; an op without properties is complained of as well."""
+    op = toy.family.registry().op("scale")
+    told = {"size": Property(lambda case: "small" if case.rows < 9 else "large", ("small", "large"))}
+
+    assert list(properties(op)) == []
+    assert list(properties(dataclasses.replace(op, properties={}))) == [
+        "scale has no properties: reports cannot say what its cases were"
+    ]
+    assert list(properties(dataclasses.replace(op, properties=told))) == ["property size of scale: no case of 500 is large"]
 
 
 def test_facet_that_a_strategy_ignores() -> None:
@@ -153,7 +171,7 @@ STRATEGY, REFERENCE, KERNEL, FAULTS = "strategies/scale.py", "reference/scale.py
 @pytest.mark.parametrize(
     ("broken", "complaint"),
     [
-        ((STRATEGY, 'Op(name="scale"', 'Op(name="scales"'), r"OP\.name is 'scales', and its modules are called scale"),
+        ((STRATEGY, '    name="scale"', '    name="scales"'), r"OP\.name is 'scales', and its modules are called scale"),
         (
             (KERNEL, '{"name": "scale", "op": "scale", "launcher": "scale", "rounding": "rounding"},', ""),
             "unknown kernel 'scale'",

@@ -11,7 +11,7 @@ import pytest
 import torch
 from toy.family import registry
 
-from tridiff.harness.api import Fault, Kernel, Op, Patch
+from tridiff.harness.api import Fault, Kernel, Op, Patch, Property
 from tridiff.harness.engines.spec import TARGETS, UsageError
 from tridiff.harness.registry import Registry, builtin, families, register_family
 
@@ -128,6 +128,31 @@ def test_a_refusal_is_an_exception_class_of_the_module() -> None:
         patch.setattr("toy.kernels.scale.Refusal", type("Refusal", (NotImplementedError,), {}), raising=False)
         known.register_kernel(dataclasses.replace(kernel, unsupported="Refusal"))
     assert known.kernel("other").unsupported == "Refusal"
+
+
+@pytest.mark.parametrize(
+    ("properties", "message"),
+    [
+        (None, "op 'other': properties is None: must map names to functions (case)"),
+        ({"rows": "one"}, "op 'other': properties has 'rows': 'one': must be a name with a function (case)"),
+        (
+            {"rows": lambda case: case.rows},
+            "op 'other': properties of the default case ScaleCase(): Malformed: the property rows of other is 1 for .*: must be",
+        ),
+        (
+            {"rows": Property(lambda case: str(case.rows), ("2", "3"))},
+            "op 'other': properties of .*: the property rows of other is '1' for .*: must be one of 2, 3",
+        ),
+        ({"rows": lambda case: case.lines}, "op 'other': properties of the default case ScaleCase(): AttributeError: .*'lines'"),
+    ],
+)
+def test_properties_are_functions_that_give_words(properties: Any, message: str) -> None:
+    """Anything else is refused when the Op is registered, as far as its default case shows it."""
+    known = registry()
+    op = dataclasses.replace(known.op("scale"), name="other", properties=properties)
+
+    with pytest.raises(UsageError, match=message.replace("(", r"\(").replace(")", r"\)")):
+        known.register_op(op, known.references["scale"])
 
 
 @pytest.mark.parametrize(

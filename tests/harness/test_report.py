@@ -338,6 +338,17 @@ def test_markdown_is_escaped() -> None:
     assert "\nload from x_1[0] | <b>out</b> of bounds\n" in text  # inside a block of code
 
 
+def test_markdown_says_what_the_cases_were() -> None:
+    """Folded away, the most frequent word first; of several runs the sum."""
+    run = run_of(recorded.distribution(layout_class={"a|b": 1, "packed": 2}), END)
+
+    text = markdown([run, run])
+
+    assert "<details><summary>cases of scale</summary>\n\n| property | cases |\n|---|---|\n" in text
+    assert "\n| layout\\_class | packed 4, a\\|b 2 |\n\n</details>\n" in text
+    assert "cases of scale" not in markdown([run_of(END)])
+
+
 def test_markdown_stays_below_githubs_limit() -> None:
     """1 MiB is the most that GitHub shows of a step; what is left out is counted."""
     many = [recorded.finding(FINDING, signature=f"s{number}") for number in range(MOST_FINDINGS + 7)]
@@ -380,7 +391,7 @@ def test_events_that_cannot_be_written(invoke: Invoke, monkeypatch: pytest.Monke
 
     result = invoke("fuzz", "--kernel", "scale", "--max-examples", 5)
 
-    message = "tridiff: tridiff-out/events.jsonl is incomplete: 7 records could not be written: No space left on device\n"
+    message = "tridiff: tridiff-out/events.jsonl is incomplete: 8 records could not be written: No space left on device\n"
     assert (result.code, result.err) == (Exit.CLEAN, message)
     assert "\n5 cases in " in result.out
 

@@ -22,9 +22,9 @@ import hypothesis
 from hypothesis import Phase
 from sources import Source, below, imports, sources
 
-from tridiff.harness.api import Arena, Domain, Kernel, Op, from_json, to_json
+from tridiff.harness.api import Arena, Domain, Kernel, Op, Property, from_json, to_json
 from tridiff.harness.capture import targeting
-from tridiff.harness.declarations import Malformed
+from tridiff.harness.declarations import Malformed, words_of
 from tridiff.harness.domains import values
 from tridiff.harness.engines.spec import DEFAULT_TARGET, TARGETS, UsageError
 from tridiff.harness.registry import Registry, register_family
@@ -189,6 +189,26 @@ def facets(op: Op) -> Iterator[str]:
             draw_cases(registry, op.name, DEFAULT_TARGET, count=_FACET_DRAWS, seed=1, limits=limits)
         except (Malformed, UsageError) as error:
             yield f"{limits}: {error}"
+
+
+_PROPERTY_DRAWS = 500
+
+
+def properties(op: Op) -> Iterator[str]:
+    """That reports have something to count, and that each word which a property names is drawn by and by."""
+    if not op.properties:
+        yield f"{op.name} has no properties: reports cannot say what its cases were"
+        return
+    registry = Registry()
+    registry.ops[op.name] = op
+    drawn: dict[str, set[str]] = {name: set() for name in op.properties}
+    for case in draw_cases(registry, op.name, DEFAULT_TARGET, count=_PROPERTY_DRAWS, seed=0):
+        for name, word in words_of(op, case).items():
+            drawn[name].add(word)
+    for name, of in op.properties.items():
+        missing = [word for word in of.words if word not in drawn[name]] if isinstance(of, Property) else []
+        if missing:
+            yield f"property {name} of {op.name}: no case of {_PROPERTY_DRAWS} is {', '.join(missing)}"
 
 
 def agreement(registry: Registry, op: Op, module: ModuleType) -> Iterator[str]:

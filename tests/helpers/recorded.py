@@ -96,6 +96,11 @@ def death(**changed: Any) -> dict[str, Any]:
     return {"record": "worker_died", "seconds": 1.5, "kernel": "scale", "case": {"rows": 1}, **how, **changed}
 
 
+def distribution(**properties: Any) -> dict[str, Any]:
+    """The record of what the cases of `scale` were."""
+    return {"record": "distribution", "seconds": 1.5, "kernel": "scale", "properties": properties}
+
+
 def end(**changed: Any) -> dict[str, Any]:
     """The record of a run that came to its end."""
     known: dict[str, Any] = {"interrupted": False, "exit": 0, "error": None, "lost": 0, "totals": {}}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from hypothesis import strategies as st
 
-from tridiff.harness.api import Arena, Domain, Inputs, Op, gaussian, require_range
+from tridiff.harness.api import Arena, Domain, Inputs, Op, Property, gaussian, require_range
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,4 +58,15 @@ def build(case: ScaleCase, arena: Arena) -> Inputs:
     }
 
 
-OP = Op(name="scale", case=ScaleCase, strategy=cases, presets=presets, build=build, models={"Toy": ("Toy TP1",)})
+OP = Op(
+    name="scale",
+    case=ScaleCase,
+    strategy=cases,
+    presets=presets,
+    build=build,
+    models={"Toy": ("Toy TP1",)},
+    properties={
+        "rows": Property(lambda case: "one" if case.rows == 1 else "several", ("one", "several")),
+        "gap": lambda case: "a gap" if case.gap else "none",
+    },
+)
