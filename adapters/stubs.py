@@ -77,7 +77,7 @@ def vllm(package: Package) -> dict[str, Stub]:
         "has_device_capability": _vllm_has_capability,
     }
     logger = Answers("a logger of vllm.logger", package, {"warning_once": lambda *_: None})
-    stubs = {
+    stubs: dict[str, dict[str, Any]] = {
         "vllm._custom_ops": {},
         "vllm.logger": {"init_logger": lambda _name: logger},
         "vllm.model_executor.layers.quantization.utils.quant_utils": {

@@ -5,6 +5,8 @@ With slopes of alibi it has another kernel for chunks, and so another name here.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from tridiff.adapters.importing import Launcher
@@ -53,7 +55,7 @@ def chunked_prefill_paged_decode(
     **_: object,
 ) -> None:
     """Call vLLM's driver. Raises `Unsupported`, see `readers.shared`."""
-    caches = {"key_cache": key_cache, "value_cache": value_cache, "k_scale": k_scale, "v_scale": v_scale}
+    caches: dict[str, Any] = {"key_cache": key_cache, "value_cache": value_cache, "k_scale": k_scale, "v_scale": v_scale}
     LAUNCHER(
         query=query,
         key=key,

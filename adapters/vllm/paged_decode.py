@@ -6,6 +6,8 @@ since there is none without vLLM's compiled operators.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from tridiff.adapters.importing import Launcher
@@ -49,7 +51,7 @@ def paged_decode(
     platform: str,  # noqa: ARG001 - vLLM asks the machine
 ) -> None:
     """Call vLLM's driver as for a batch of decodes, whose keys are all in the cache. `Unsupported`: see `readers.shared`."""
-    caches = {"key_cache": key_cache, "value_cache": value_cache, "k_scale": k_scale, "v_scale": v_scale}
+    caches: dict[str, Any] = {"key_cache": key_cache, "value_cache": value_cache, "k_scale": k_scale, "v_scale": v_scale}
     LAUNCHER(
         query=query,
         key=None,

@@ -5,6 +5,8 @@ The launcher has a kernel for slopes of alibi and one for everything else.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from tridiff.adapters.importing import Launcher
@@ -53,7 +55,7 @@ def prefix_prefill(
     platform: str,  # noqa: ARG001 - vLLM asks the machine
 ) -> None:
     """Call vLLM's launcher. Raises `Unsupported`, see `readers.shared`."""
-    caches = {"key_cache": key_cache, "value_cache": value_cache, "k_scale": k_scale, "v_scale": v_scale}
+    caches: dict[str, Any] = {"key_cache": key_cache, "value_cache": value_cache, "k_scale": k_scale, "v_scale": v_scale}
     given = readers.shared(query=query, output=output, **caches)
     LAUNCHER(
         q=query,

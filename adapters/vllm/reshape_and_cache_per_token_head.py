@@ -69,8 +69,8 @@ KERNELS = (
             Restriction(
                 facet="padding_rows",
                 allowed=(0,),
-                reason="gpu_model_runner.py: slot mappings must use padded dimensions to match the key/value tensors, for whose rows "
-                "the launcher asks.",
+                reason="gpu_model_runner.py: slot mappings must use padded dimensions to match the key/value tensors; the "
+                "launcher asks for a slot of each of their rows.",
             ),
         ),
     ),

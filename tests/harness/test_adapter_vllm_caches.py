@@ -183,7 +183,7 @@ def test_wide_caches_are_passed_as_the_backend_does(passed: list[dict[str, Any]]
 
 def test_arguments_of_the_prefill(passed: list[dict[str, Any]]) -> None:
     """Under its own names; packs of values in elements, 0 without."""
-    chunk = {"key": torch.zeros(1, 2, 32), "value": torch.zeros(1, 2, 32), "max_query_len": 3, "causal": False}
+    chunk: dict[str, Any] = {"key": torch.zeros(1, 2, 32), "value": torch.zeros(1, 2, 32), "max_query_len": 3, "causal": False}
     arguments = read(**chunk, skip_decode=True)
 
     with targeting("gfx942"):
@@ -205,7 +205,7 @@ def test_arguments_of_the_prefill(passed: list[dict[str, Any]]) -> None:
 
 def test_arguments_of_the_driver(passed: list[dict[str, Any]]) -> None:
     """Chunks go on beside the caches."""
-    chunk = {"key": torch.zeros(1, 2, 32), "value": torch.zeros(1, 2, 32), "max_query_len": 3, "causal": False}
+    chunk: dict[str, Any] = {"key": torch.zeros(1, 2, 32), "value": torch.zeros(1, 2, 32), "max_query_len": 3, "causal": False}
     arguments = read(**chunk)
 
     with targeting("gfx942"):

@@ -192,6 +192,8 @@ def facets(op: Op) -> Iterator[str]:
 
 
 _PROPERTY_DRAWS = 500
+_FEW_DRAWS = 50
+"""Where no words are named that must be drawn."""
 
 
 def properties(op: Op) -> Iterator[str]:
@@ -202,7 +204,8 @@ def properties(op: Op) -> Iterator[str]:
     registry = Registry()
     registry.ops[op.name] = op
     drawn: dict[str, set[str]] = {name: set() for name in op.properties}
-    for case in draw_cases(registry, op.name, DEFAULT_TARGET, count=_PROPERTY_DRAWS, seed=0):
+    count = _PROPERTY_DRAWS if any(isinstance(of, Property) for of in op.properties.values()) else _FEW_DRAWS
+    for case in draw_cases(registry, op.name, DEFAULT_TARGET, count=count, seed=0):
         for name, word in words_of(op, case).items():
             drawn[name].add(word)
     for name, of in op.properties.items():
