@@ -614,7 +614,7 @@ def fuzzing(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     """A real `fuzz --seconds 60` that has announced itself."""
     # A shell that starts pytest in the background makes it, and all below it, ignore the signal.
     code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\nfrom tridiff.harness.cli import main\nmain()"
-    command = [sys.executable, "-c", code, "fuzz", "--seconds", "60", "--out", str(tmp_path)]
+    command = [sys.executable, "-c", code, "fuzz", "--kernel", "decode_attention", "--seconds", "60", "--out", str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
         yield running
         running.kill()
