@@ -4,34 +4,27 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
 import triton.language as tl
+from releases import fetched
 
 from tridiff.adapters.aiter import FAMILIES, mla_decode, paged_attention_decode, register, unified_attention
 from tridiff.harness.api import Clean, Found, Kernel
 from tridiff.harness.engines.spec import EngineSpec
-from tridiff.harness.plugins import load
 from tridiff.harness.registry import Registry, builtin
 from tridiff.harness.runner.examine import KernelRef, examine
 
-ROOT = Path(__file__).resolve().parents[2]
-NOT_FETCHED = "no .upstream/amd_aiter/aiter here, and none in CI: a release is never committed (licence, size); make fetch-aiter"
 KERNELS = [(family, kernel) for family in FAMILIES for kernel in family.KERNELS]
 
 
 @pytest.fixture(scope="module")
 def known() -> Registry:
     """The registry with the adapter, for a release that was fetched."""
-    if not (ROOT / ".upstream" / "amd_aiter" / "aiter").is_dir():
-        pytest.skip(NOT_FETCHED)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TRIDIFF_UPSTREAM", str(ROOT / ".upstream"))
-        return load(["tridiff.adapters.aiter"])
+    return fetched("aiter")
 
 
 @pytest.fixture

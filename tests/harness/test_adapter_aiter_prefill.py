@@ -2,35 +2,28 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from releases import fetched, require
 
 from tridiff.adapters.aiter import chunked_prefill_paged_decode, prefix_prefill
 from tridiff.harness.api import Clean, Domain, Found
 from tridiff.harness.capture import targeting
 from tridiff.harness.domains import contains
 from tridiff.harness.engines.spec import EngineSpec
-from tridiff.harness.plugins import load
 from tridiff.harness.registry import Registry, builtin
 from tridiff.harness.runner.examine import KernelRef, examine
 
-ROOT = Path(__file__).resolve().parents[2]
 SPEC = EngineSpec()
 FAMILIES: tuple[Any, ...] = (prefix_prefill, chunked_prefill_paged_decode)
-NOT_FETCHED = "no .upstream/amd_aiter/aiter here, and none in CI: a release is never committed (licence, size); make fetch-aiter"
 
 
 @pytest.fixture(scope="module")
 def known() -> Registry:
     """The registry with the adapter, for a release that was fetched."""
-    if not (ROOT / ".upstream" / "amd_aiter" / "aiter").is_dir():
-        pytest.skip(NOT_FETCHED)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TRIDIFF_UPSTREAM", str(ROOT / ".upstream"))
-        return load(["tridiff.adapters.aiter"])
+    return fetched("aiter")
 
 
 @pytest.fixture
@@ -169,8 +162,7 @@ KNOWN: list[tuple[str, dict[str, Any], str, str]] = [
 @pytest.mark.parametrize(("name", "fields", "check", "message"), KNOWN)
 def test_release_fails_where_it_is_known_to(known: Registry, name: str, fields: dict[str, Any], check: str, message: str) -> None:
     """As docs/trophies.md says of 0.1.7.post2.dev18."""
-    if not any(note.startswith("amd_aiter 0.1.7.post2.dev18,") for note in known.notes):
-        pytest.skip("docs/trophies.md is of amd_aiter 0.1.7.post2.dev18, and .upstream/amd_aiter holds another release")
+    require(known, "amd_aiter 0.1.7.post2.dev18", "aiter")
     case = known.op(known.kernel(name).op).case(**fields)
 
     outcome = examine(KernelRef(kernel=name), SPEC, case, known)
