@@ -15,7 +15,7 @@ from tridiff.adapters.importing import Launcher
 from tridiff.adapters.precision import dot_precision
 from tridiff.harness.api import Kernel, Restriction
 
-__all__ = ["KERNEL", "LAUNCHER", "Unsupported", "paged_attention_decode", "rounding"]
+__all__ = ["KERNELS", "LAUNCHER", "Unsupported", "paged_attention_decode", "rounding"]
 
 LAUNCHER = Launcher(
     AITER,
@@ -103,13 +103,15 @@ DOMAIN = (
     Restriction(facet="logit_cap", allowed=(0.0,), reason="there is no parameter for a soft cap (pa_decode.py)"),
 )
 
-KERNEL = Kernel(
-    name="aiter_paged_attention_decode",
-    op="decode_attention",
-    module=__name__,
-    launcher="paged_attention_decode",
-    rounding="rounding",
-    unsupported="Unsupported",
-    domain=DOMAIN,
-    outputs=("output",),
+KERNELS = (
+    Kernel(
+        name="aiter_paged_attention_decode",
+        op="decode_attention",
+        module=__name__,
+        launcher="paged_attention_decode",
+        rounding="rounding",
+        unsupported="Unsupported",
+        domain=DOMAIN,
+        outputs=("output",),
+    ),
 )

@@ -15,7 +15,7 @@ from tridiff.adapters.importing import Launcher
 from tridiff.adapters.precision import dot_precision
 from tridiff.harness.api import Kernel, Restriction
 
-__all__ = ["KERNEL", "LAUNCHER", "Unsupported", "rounding", "unified_attention"]
+__all__ = ["KERNELS", "LAUNCHER", "Unsupported", "rounding", "unified_attention"]
 
 LAUNCHER = Launcher(
     AITER,
@@ -89,13 +89,15 @@ DOMAIN = (
     ),
 )
 
-KERNEL = Kernel(
-    name="aiter_unified_attention",
-    op="decode_attention",
-    module=__name__,
-    launcher="unified_attention",
-    rounding="rounding",
-    unsupported="Unsupported",
-    domain=DOMAIN,
-    outputs=("output",),
+KERNELS = (
+    Kernel(
+        name="aiter_unified_attention",
+        op="decode_attention",
+        module=__name__,
+        launcher="unified_attention",
+        rounding="rounding",
+        unsupported="Unsupported",
+        domain=DOMAIN,
+        outputs=("output",),
+    ),
 )

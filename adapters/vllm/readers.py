@@ -5,10 +5,12 @@ Both are in vllm/v1/attention/ops; their caller is the backend ROCM_ATTN, rocm_a
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
+from tridiff.adapters import head_major
 from tridiff.adapters.stubs import architecture, is_hip, vllm_fp8_dtype
 from tridiff.adapters.vllm import formats
 from tridiff.harness.api import Restriction
@@ -19,29 +21,39 @@ MIN_TILE = 32
 """Keys in the smallest tiles of these kernels."""
 
 
-def shared(
-    *,
-    query: torch.Tensor,
-    output: torch.Tensor,
-    key_cache: torch.Tensor,
-    value_cache: torch.Tensor,
-    k_scale: torch.Tensor | None,
-    v_scale: torch.Tensor | None,
-) -> dict[str, Any]:
-    """The caches under the dtype by which RocmAttentionImpl passes them, what vLLM calls it, and scales.
+def caches(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """What is passed instead of inputs, or besides: FP8 caches in the dtype that RocmAttentionImpl gives them, its name, scales.
 
     Raises `Unsupported` for formats that vLLM lacks: of the output, every one but the platform's own.
     """
-    formats.check_format(key_cache.dtype)
-    if formats.is_fp8(output.dtype) and output.dtype != vllm_fp8_dtype():
-        raise formats.Unsupported(f"vLLM writes FP8 output in {vllm_fp8_dtype()} on this GPU, not in {output.dtype}")
-    fp8 = formats.is_fp8(key_cache.dtype)
+    dtype, output_dtype = inputs["key_cache"].dtype, inputs["output"].dtype
+    formats.check_format(dtype)
+    if formats.is_fp8(output_dtype) and output_dtype != vllm_fp8_dtype():
+        raise formats.Unsupported(f"vLLM writes FP8 output in {vllm_fp8_dtype()} on this GPU, not in {output_dtype}")
+    viewed = {name: inputs[name].view(vllm_fp8_dtype()) for name in ("key_cache", "value_cache") if formats.is_fp8(dtype)}
     return {
-        "key_cache": key_cache.view(vllm_fp8_dtype()) if fp8 else key_cache,
-        "value_cache": value_cache.view(vllm_fp8_dtype()) if fp8 else value_cache,
-        "kv_cache_dtype": formats.cache_dtype(key_cache.dtype),
-        "k_scale": formats.scale_or_one(k_scale, query),
-        "v_scale": formats.scale_or_one(v_scale, query),
+        **viewed,
+        "kv_cache_dtype": formats.cache_dtype(dtype),
+        "k_scale": formats.scale_or_one(inputs["k_scale"], inputs["query"]),
+        "v_scale": formats.scale_or_one(inputs["v_scale"], inputs["query"]),
+    }
+
+
+DRIVER_PASSES = (*head_major.DRIVER, "max_seq_len", "output_scale", "sinks", "use_interleaved_v_cache")
+
+
+def driven(inputs: Mapping[str, Any], **replaced: Any) -> dict[str, Any]:
+    """Arguments `DRIVER_PASSES` of `chunked_prefill_paged_decode`, with those of the Op's `inputs` that are `replaced`.
+
+    Raises as `caches` does.
+    """
+    seq_lens = inputs["seq_lens"]
+    return {
+        **head_major.passed(head_major.DRIVER, inputs, **caches(inputs), **replaced),
+        "max_seq_len": int(seq_lens.max()) if len(seq_lens) else 0,
+        "output_scale": inputs["output_scale"],
+        "sinks": inputs["sinks"],
+        "use_interleaved_v_cache": inputs["interleaved"],
     }
 
 
@@ -62,15 +74,8 @@ OUTPUT_DTYPES = Restriction(
     allowed=("same", "float8_e4m3fn", "float8_e4m3fnuz"),
     reason="RocmAttentionImpl.fused_output_quant_supported in rocm_attn.py has static scales in the platform's FP8 type alone.",
 )
-WITHOUT_ALIBI = Restriction(
-    facet="alibi", allowed=("none",), reason="With slopes the launcher takes another kernel, which has a name of its own here."
-)
 ALIBI = (
-    Restriction(
-        facet="alibi",
-        allowed=("standard", "steep"),
-        reason="Without slopes the launcher takes another kernel, with another name here.",
-    ),
+    head_major.WITH_ALIBI,
     Restriction(
         facet="chunk",
         allowed=("rows",),

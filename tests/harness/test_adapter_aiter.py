@@ -4,32 +4,27 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
 import triton.language as tl
+from releases import fetched
 
 from tridiff.adapters.aiter import FAMILIES, mla_decode, paged_attention_decode, register, unified_attention
-from tridiff.harness.api import Clean, Found
+from tridiff.harness.api import Clean, Found, Kernel
 from tridiff.harness.engines.spec import EngineSpec
-from tridiff.harness.plugins import load
 from tridiff.harness.registry import Registry, builtin
 from tridiff.harness.runner.examine import KernelRef, examine
 
-ROOT = Path(__file__).resolve().parents[2]
+KERNELS = [(family, kernel) for family in FAMILIES for kernel in family.KERNELS]
 
 
 @pytest.fixture(scope="module")
 def known() -> Registry:
     """The registry with the adapter, for a release that was fetched."""
-    if not (ROOT / ".upstream" / "amd_aiter" / "aiter").is_dir():
-        pytest.skip("no AITER in .upstream: tools/fetch_upstream.py amd_aiter")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TRIDIFF_UPSTREAM", str(ROOT / ".upstream"))
-        return load(["tridiff.adapters.aiter"])
+    return fetched("aiter")
 
 
 @pytest.fixture
@@ -112,11 +107,11 @@ def test_arguments_of_the_assembly(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (kv_indices.dtype, last_page_lens.tolist(), max_query_len) == (torch.int32, [1, 1], 1)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_nvidia(family: Any, passed: list[dict[str, Any]]) -> None:
+@pytest.mark.parametrize(("family", "kernel"), KERNELS)
+def test_nvidia(family: Any, kernel: Kernel, passed: list[dict[str, Any]]) -> None:
     """It is refused before anything of AITER is asked."""
     with pytest.raises(family.Unsupported, match="AMD GPUs alone"):
-        getattr(family, family.KERNEL.launcher)(**inputs_of(platform="cuda"))
+        getattr(family, kernel.launcher)(**inputs_of(platform="cuda"))
 
     assert passed == []
 
@@ -158,14 +153,15 @@ def test_registered_for_nvidia(monkeypatch: pytest.MonkeyPatch) -> None:
 
     register(registry)
 
-    assert {family.KERNEL.name for family in FAMILIES} <= set(registry.kernels)
+    assert {kernel.name for _, kernel in KERNELS} <= set(registry.kernels)
 
 
 def test_release(known: Registry) -> None:
     """A simple case of each kernel is clean, and one in which a page's offset exceeds 32 bits is found."""
     spec, case = EngineSpec(), known.op("decode_attention").case(seq_lens=(16,), unused_slots="zeros")
-    for family in FAMILIES:
-        assert isinstance(examine(KernelRef(kernel=family.KERNEL.name), spec, case, known), Clean)
+    for family in (paged_attention_decode, unified_attention):
+        (kernel,) = family.KERNELS
+        assert isinstance(examine(KernelRef(kernel=kernel.name), spec, case, known), Clean)
 
     far = type(case)(group_size=2, far="pages")
     outcome = examine(KernelRef(kernel="aiter_paged_attention_decode"), spec, far, known)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from releases import fetched
 
 from tridiff.adapters import precision, stubs
 from tridiff.adapters.sglang import FAMILIES, decode_attention, lean_decode_attention, merge_attention_states
@@ -14,22 +14,16 @@ from tridiff.harness.api import Clean, Domain, Found
 from tridiff.harness.capture import targeting
 from tridiff.harness.domains import contains
 from tridiff.harness.engines.spec import EngineSpec
-from tridiff.harness.plugins import load
 from tridiff.harness.registry import Registry
 from tridiff.harness.runner.examine import KernelRef, examine
 
-ROOT = Path(__file__).resolve().parents[2]
 E4M3FN, E4M3FNUZ, E5M2 = torch.float8_e4m3fn, torch.float8_e4m3fnuz, torch.float8_e5m2
 
 
 @pytest.fixture(scope="module")
 def known() -> Registry:
     """The registry with the adapter, for a release that was fetched."""
-    if not (ROOT / ".upstream" / "sglang" / "sglang").is_dir():
-        pytest.skip("no SGLang in .upstream: make fetch-sglang")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TRIDIFF_UPSTREAM", str(ROOT / ".upstream"))
-        return load(["tridiff.adapters.sglang"])
+    return fetched("sglang")
 
 
 @pytest.fixture

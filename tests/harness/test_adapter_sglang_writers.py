@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from releases import fetched
 
 from tridiff.adapters.sglang import reshape_and_cache, reshape_and_cache_shuffle, set_mla_kv_buffer
 from tridiff.harness.api import Clean, Domain
 from tridiff.harness.capture import targeting
 from tridiff.harness.domains import contains
 from tridiff.harness.engines.spec import EngineSpec
-from tridiff.harness.plugins import load
-from tridiff.harness.registry import Registry
 from tridiff.harness.runner.examine import KernelRef, examine
 
-ROOT = Path(__file__).resolve().parents[2]
 E4M3FN, E4M3FNUZ = torch.float8_e4m3fn, torch.float8_e4m3fnuz
 KERNELS: dict[str, dict[str, Any]] = {
     "sglang_reshape_and_cache_flash": {},
@@ -158,11 +155,7 @@ def test_what_sglang_does_otherwise_on_nvidia(passed: list[dict[str, Any]]) -> N
 
 def test_release() -> None:
     """A case inside the domain of each kernel is clean, a token without a slot among them; division is as declared."""
-    if not (ROOT / ".upstream" / "sglang" / "sglang").is_dir():
-        pytest.skip("no SGLang in .upstream: make fetch-sglang")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TRIDIFF_UPSTREAM", str(ROOT / ".upstream"))
-        known: Registry = load(["tridiff.adapters.sglang"])
+    known = fetched("sglang")
     spec = EngineSpec()
 
     for name, fields in KERNELS.items():

@@ -3,32 +3,26 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from releases import fetched, require
 
 from tridiff.adapters.vllm import FAMILIES, decode_attention, merge_attention_states
 from tridiff.harness.api import Clean, Found
 from tridiff.harness.capture import targeting
 from tridiff.harness.engines.spec import EngineSpec
-from tridiff.harness.plugins import load
 from tridiff.harness.registry import Registry
 from tridiff.harness.runner.examine import KernelRef, examine
 
-ROOT = Path(__file__).resolve().parents[2]
 SPEC = EngineSpec()
 
 
 @pytest.fixture(scope="module")
 def known() -> Registry:
     """The registry with the adapter, for a release that was fetched."""
-    if not (ROOT / ".upstream" / "vllm" / "vllm").is_dir():
-        pytest.skip("no vLLM in .upstream: make fetch-vllm")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TRIDIFF_UPSTREAM", str(ROOT / ".upstream"))
-        return load(["tridiff.adapters.vllm"])
+    return fetched("vllm")
 
 
 @pytest.fixture
@@ -149,8 +143,7 @@ def test_release_runs(known: Registry) -> None:
 )
 def test_release_fails_where_it_is_known_to(known: Registry, path: str, fields: dict[str, Any]) -> None:
     """Groups of 17 heads, and sums of the normal path, are mismatches, as docs/trophies.md says of 0.33.0."""
-    if not any(note.startswith("vllm 0.33.0,") for note in known.notes):
-        pytest.skip("the release in .upstream is another one")
+    require(known, "vllm 0.33.0", "vllm")
     case = known.op("decode_attention").case(**fields)
 
     outcome = examine(KernelRef(kernel=f"vllm_decode_attention_{path}"), SPEC, case, known)

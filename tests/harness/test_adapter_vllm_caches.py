@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from releases import fetched, require
 
 from tridiff.adapters.vllm import (
     FAMILIES,
@@ -22,11 +22,9 @@ from tridiff.adapters.vllm.formats import Unsupported
 from tridiff.harness.api import Clean, Found
 from tridiff.harness.capture import targeting
 from tridiff.harness.engines.spec import EngineSpec
-from tridiff.harness.plugins import load
 from tridiff.harness.registry import Registry
 from tridiff.harness.runner.examine import KernelRef, examine
 
-ROOT = Path(__file__).resolve().parents[2]
 SPEC = EngineSpec()
 FNUZ, OCP, WIDE = torch.float8_e4m3fnuz, torch.float8_e4m3fn, torch.float8_e5m2
 
@@ -34,11 +32,7 @@ FNUZ, OCP, WIDE = torch.float8_e4m3fnuz, torch.float8_e4m3fn, torch.float8_e5m2
 @pytest.fixture(scope="module")
 def known() -> Registry:
     """The registry with the adapter, for a release that was fetched."""
-    if not (ROOT / ".upstream" / "vllm" / "vllm").is_dir():
-        pytest.skip("no vLLM in .upstream: make fetch-vllm")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TRIDIFF_UPSTREAM", str(ROOT / ".upstream"))
-        return load(["tridiff.adapters.vllm"])
+    return fetched("vllm")
 
 
 @pytest.fixture
@@ -307,8 +301,7 @@ KNOWN: list[tuple[str, dict[str, Any], str, str]] = [
 @pytest.mark.parametrize(("name", "fields", "check", "message"), KNOWN)
 def test_release_fails_where_it_is_known_to(known: Registry, name: str, fields: dict[str, Any], check: str, message: str) -> None:
     """As docs/trophies.md says of 0.33.0."""
-    if not any(note.startswith("vllm 0.33.0,") for note in known.notes):
-        pytest.skip("the release in .upstream is another one")
+    require(known, "vllm 0.33.0", "vllm")
     case = known.op(known.kernel(name).op).case(**fields)
 
     outcome = examine(KernelRef(kernel=name), SPEC, case, known)

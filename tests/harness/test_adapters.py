@@ -8,6 +8,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -243,7 +244,7 @@ def test_question_while_a_launcher_runs() -> None:
     known = adapted()
 
     for spec in (EngineSpec(max_steps=100), EngineSpec(name=COMPILER)):
-        said = refusal(lambda spec=spec: examine(REF, spec, ScaleCase(), known))  # type: ignore[misc]  # mypy cannot infer a lambda with a default
+        said = refusal(partial(examine, REF, spec, ScaleCase(), known))
 
         assert said.startswith("miniature 1.4.2 asks miniature.platforms.current_platform for is_tpu, ")
 
