@@ -23,6 +23,7 @@ from tridiff.strategies.draws import UNLIMITED, Weights, allowed, choose
 from tridiff.strategies.kv_caches import PAGE_SIZES
 from tridiff.strategies.layouts import Placement, place, row_strides
 from tridiff.strategies.lengths import cdiv
+from tridiff.strategies.properties import of_block
 
 NUM_TOKENS = {1: 6, 2: 5, 3: 4, 4: 2, 5: 2, 7: 2, 8: 1, 12: 2, 17: 1, 0: 1}
 """Entries of the slot mapping, T; none at all is a legal call."""
@@ -382,16 +383,9 @@ FACETS: Mapping[str, Facet] = {
 """Of what all writers have in common."""
 
 
-def block_class(page_size: int) -> str:
-    """The class of a page size, for reports."""
-    if page_size & (page_size - 1) == 0:
-        return "power of two" if page_size <= 256 else "large power of two"
-    return "small" if page_size < 256 else "large"
-
-
 PROPERTIES: Mapping[str, Callable[[Any], str]] = {
-    "block_size": lambda case: str(case.page_size),
-    "block_class": lambda case: block_class(case.page_size),
+    "page_size": lambda case: str(case.page_size),
+    "block_class": of_block(),
     "negatives": lambda case: case.negatives,
     "tokens": lambda case: "none" if case.num_tokens == 0 else "one" if case.num_tokens == 1 else "several",
     "far": lambda case: case.far,
