@@ -125,6 +125,19 @@ def allowed_rows(domain: Domain, name: str, weights: Weights[str] = ROW_LAYOUTS)
     return {layout: weight for layout, weight in found.items() if domain.allows("row_strides", row_strides_of(layout))}
 
 
+@st.composite
+def row_fields(draw: st.DrawFn, offered: Mapping[str, Weights[str]]) -> dict[str, str]:
+    """Layouts of two tensors' rows, by field. The second one often has the first one's, as in production."""
+    (name, weights), (other, beside) = offered.items()
+    first = draw(choose(weights))
+    return {name: first, other: draw(choose(also(first, beside)))}
+
+
+def also(value: str, weights: Weights[str]) -> Weights[str]:
+    """`weights`, of which `value`, where it is one of them, comes in about half of the cases."""
+    return {**weights, value: sum(weights.values())} if value in weights else weights
+
+
 class JointLayouts:
     """What a domain leaves of the layout of a single cache, whose pages have one of `orders`, and of the rows of two tensors.
 
@@ -169,5 +182,5 @@ def joint_layout_fields(draw: st.DrawFn, offered: JointLayouts, drawn: Mapping[s
         **found,
         "order": order,
         "pages": draw(choose(offered.pages, affordable(offered.pages, lambda pages: cost(order, pages), most))),
-        **{name: draw(choose(weights)) for name, weights in offered.rows.items()},
+        **draw(row_fields(offered.rows)),
     }

@@ -30,7 +30,7 @@ from tridiff.strategies import cache_writes, fp8, hybrid, kv_caches, layouts
 from tridiff.strategies import cache_writes_values as values
 from tridiff.strategies.cache_writes import cache_of
 from tridiff.strategies.cache_writes_dims import CACHE_BYTES, MEBI, Pairs, Shape, Sizes, affordable, shapes_of, size_fields
-from tridiff.strategies.cache_writes_drawing import Writes, allowed_rows, write_fields
+from tridiff.strategies.cache_writes_drawing import Writes, allowed_rows, row_fields, write_fields
 from tridiff.strategies.cache_writes_facets import PLACEMENTS, within
 from tridiff.strategies.cache_writes_types import Types, seed_fields, type_fields
 from tridiff.strategies.draws import Weights, allowed, choose, evenly
@@ -180,12 +180,10 @@ def _layouts(draw: st.DrawFn, room: Room, drawn: Mapping[str, Any], itemsize: in
     left = [pair for pair in elements if fits(pair)]
     key = draw(_layout(drawn["kind"], [key for key, _ in left]))
     value = draw(_layout(drawn["kind"], [value for other, value in left if other == key], key))
-    rows = draw(choose(room.rows["key_layout"]))
-    beside = {layout: weight + 9 * (layout == rows) for layout, weight in room.rows["value_layout"].items()}
     return {
         "gap": gap,
         **{"key_order": key[0], "key_pages": key[1], "value_order": value[0], "value_pages": value[1]},
-        **{"key_layout": rows, "value_layout": draw(choose(beside))},
+        **draw(row_fields(room.rows)),
     }
 
 

@@ -36,7 +36,7 @@ from tridiff.strategies.cache_writes_dims import (
     shapes_of,
     size_fields,
 )
-from tridiff.strategies.cache_writes_drawing import Writes, allowed_rows, write_fields
+from tridiff.strategies.cache_writes_drawing import Writes, allowed_rows, also, row_fields, write_fields
 from tridiff.strategies.cache_writes_facets import PLACEMENTS
 from tridiff.strategies.draws import Weights, allowed, choose
 from tridiff.strategies.kv_caches import ORDERS, PAGES
@@ -84,13 +84,17 @@ class Room:
         self.sizes = Sizes(domain, NUM_HEADS, Pairs(domain, HEAD_DIMS, HEAD_DIMS, {}), shapes)
         self.writes = Writes(domain, far=self.sizes.far)
         self.offered = {name: allowed(weights, domain, name) for name, weights in INDEPENDENT.items()}
-        self.offered |= {name: allowed_rows(domain, name) for name in ("key_layout", "value_layout")}
+        self.rows = {name: allowed_rows(domain, name) for name in ("key_layout", "value_layout")}
         self.seeds = seeds(domain)
 
     @property
     def is_empty(self) -> bool:
         """Whether the domain leaves nothing."""
-        return self.sizes.is_empty or self.writes.is_empty or not all((*self.offered.values(), self.codes, self.seeds))
+        return (
+            self.sizes.is_empty
+            or self.writes.is_empty
+            or not all((*self.offered.values(), *self.rows.values(), self.codes, self.seeds))
+        )
 
 
 def _code_weights(domain: Domain) -> Weights[str]:
@@ -138,13 +142,11 @@ def _layouts(draw: st.DrawFn, room: Room, drawn: Mapping[str, Any], pages: int) 
     for role in ("key", "value"):
         known |= draw(_cache_layout(room, known, role, pages))
     tokens, heads, gap = drawn["page_size"], drawn["num_heads"], known["gap"]
-    for name in ("k_scale_layout", "v_scale_layout"):
-        offered = room.offered[name]
+    for name, twin in (("k_scale_layout", ""), ("v_scale_layout", "k_scale_layout")):
+        offered = also(known.get(twin, ""), room.offered[name])
         fits = affordable(offered, lambda layout: 4 * pages * scale_strides(layout, tokens, heads, gap)[0], room.most_bytes / 4)
         known[name] = draw(choose(offered, fits))
-    for name in ("key_layout", "value_layout"):
-        known[name] = draw(choose(room.offered[name]))
-    return known
+    return known | draw(row_fields(room.rows))
 
 
 @st.composite
@@ -152,7 +154,7 @@ def _cache_layout(draw: st.DrawFn, room: Room, known: Mapping[str, Any], role: s
     """Order and pages of one cache of codes. That of the values often has those of the keys, as in production."""
     orders, distances = room.offered[f"{role}_order"], room.offered[f"{role}_pages"]
     if role == "value":
-        orders, distances = _also(known["key_order"], orders), _also(known["key_pages"], distances)
+        orders, distances = also(known["key_order"], orders), also(known["key_pages"], distances)
 
     def cost(order: str, distance: str) -> int:
         return pages * cache_of(role, {**known, f"{role}_order": order, f"{role}_pages": distance}, itemsize=1).page_stride
@@ -164,11 +166,6 @@ def _cache_layout(draw: st.DrawFn, room: Room, known: Mapping[str, Any], role: s
         f"{role}_order": order,
         f"{role}_pages": draw(choose(distances, affordable(distances, lambda distance: cost(order, distance), most))),
     }
-
-
-def _also(value: str, weights: Weights[str]) -> Weights[str]:
-    """`weights`, of which `value`, where it is one of them, comes in about half of the cases."""
-    return {**weights, value: sum(weights.values())} if value in weights else weights
 
 
 def within(case: ReshapeAndCachePerTokenHeadCase, domain: Domain) -> bool:
