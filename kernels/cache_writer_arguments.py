@@ -50,6 +50,7 @@ def check_rows(rows: Tensors, others: Tensors, dims: int = 3) -> None:
 def check_slots(slot_mapping: torch.Tensor, tokens: int) -> None:
     """Check that there is a slot for each of the first tokens, or for all of them; raises ValueError."""
     require(slot_mapping.dim() == 1, f"slot_mapping has {slot_mapping.dim()} dimensions: must be 1, [tokens]")
+    require_dense("slot_mapping", slot_mapping)
     count = slot_mapping.shape[0]
     require(count <= tokens, f"slot_mapping has {count} slots: must have at most {tokens}, the number of tokens")
     require_dtypes({"slot_mapping": slot_mapping}, {"slot_mapping": SLOT_DTYPES})

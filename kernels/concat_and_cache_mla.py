@@ -50,8 +50,8 @@ def concat_and_cache_mla(
     caches read a scale.
     `platform`: "hip" or "cuda"; the tiles are the same on both.
 
-    The last dimension of rows and caches must be dense. Every other stride is honoured, in 64 bits. Slots are not validated: they
-    live on the device.
+    The slots, and the last dimension of rows and caches, must be dense. Every other stride is honoured, in 64 bits. Slots are not
+    validated: they live on the device.
     Raises ValueError for anything else that the above does not allow, and `Unsupported` where the GPU lacks the FP8 format.
     """
     check_writer({"kv_c": kv_c, "k_pe": k_pe}, {"kv_cache": kv_cache}, slot_mapping, {"scale": scale}, platform, dims=2)
@@ -70,7 +70,7 @@ def concat_and_cache_mla(
         kv_c, k_pe, kv_cache = map(as_moved, (kv_c, k_pe, kv_cache))
     _write_latents[(tokens, triton.cdiv(latent + rotary, TILE))](
         *(kv_c, k_pe, kv_cache, slot_mapping, scale if is_coded else None),
-        *(kv_c.stride(0), k_pe.stride(0), slot_mapping.stride(0)),
+        *(kv_c.stride(0), k_pe.stride(0)),
         *kv_cache.stride()[:2],
         *(page_size, latent, rotary, largest),
         tile=TILE,
@@ -85,7 +85,7 @@ def rounding(**_: object) -> dict[str, str]:
 
 @triton.jit(
     do_not_specialize=(
-        *("latent_stride", "rotary_stride", "slot_stride", "page_stride", "position_stride"),
+        *("latent_stride", "rotary_stride", "page_stride", "position_stride"),
         *("page_size", "latent", "rotary"),
     )
 )
@@ -97,7 +97,6 @@ def _write_latents(
     scale,
     latent_stride,
     rotary_stride,
-    slot_stride,
     page_stride,
     position_stride,
     page_size,
@@ -109,7 +108,7 @@ def _write_latents(
     """Grid (tokens, tiles of a slot): `tile` elements of a token's slot, the latent vector and then the rotary part."""
     # Whatever is multiplied by a stride is 64-bit first: caches exceed 2^31 elements.
     token = tl.program_id(0).to(tl.int64)
-    slot = tl.load(slots + token * slot_stride).to(tl.int64)
+    slot = tl.load(slots + token).to(tl.int64)
     # Division truncates toward zero: of slot -1 it would make a position before the first page.
     if slot >= 0:
         page = slot // page_size

@@ -83,8 +83,8 @@ def reshape_and_cache(
     read a scale.
     `platform`: "hip" or "cuda"; the tiles are the same on both.
 
-    The last dimension of rows and caches must be dense. Every other stride is honoured, in 64 bits. Slots are not validated: they
-    live on the device.
+    The slots, and the last dimension of rows and caches, must be dense. Every other stride is honoured, in 64 bits. Slots are not
+    validated: they live on the device.
     Raises ValueError for anything else that the above does not allow, and `Unsupported` where the GPU lacks the FP8 format.
     """
     scales = {"k_scale": k_scale, "v_scale": v_scale}
@@ -107,7 +107,6 @@ def reshape_and_cache(
         *((k_scale, v_scale) if is_coded else (None, None)),
         *key.stride()[:2],
         *value.stride()[:2],
-        slot_mapping.stride(0),
         *key_layout.steps,
         *value_layout.steps,
         *(_page_size(key_cache), heads, key_width, value_width, largest),
@@ -197,7 +196,7 @@ def _check_packs(value_cache: torch.Tensor, pack: int) -> None:
 
 @triton.jit(
     do_not_specialize=(
-        *("key_token_stride", "key_head_stride", "value_token_stride", "value_head_stride", "slot_stride"),
+        *("key_token_stride", "key_head_stride", "value_token_stride", "value_head_stride"),
         *("key_page_step", "key_head_step", "key_position_pack", "key_position_step", "key_column_pack", "key_column_step"),
         *("value_page_step", "value_head_step", "value_position_pack", "value_position_step"),
         *("value_column_pack", "value_column_step", "page_size", "heads", "key_width", "value_width"),
@@ -215,7 +214,6 @@ def _write_tokens(
     key_head_stride,
     value_token_stride,
     value_head_stride,
-    slot_stride,
     key_page_step,
     key_head_step,
     key_position_pack,
@@ -238,7 +236,7 @@ def _write_tokens(
     """Grid (tokens, tiles of the wider of key and value): `tile` elements of a token's key and of its value."""
     # Whatever is multiplied by a stride or a step is 64-bit first: caches exceed 2^31 elements.
     token = tl.program_id(0).to(tl.int64)
-    slot = tl.load(slots + token * slot_stride).to(tl.int64)
+    slot = tl.load(slots + token).to(tl.int64)
     # Division truncates toward zero: of slot -1 it would make a position before the first page.
     if slot >= 0:
         page = slot // page_size

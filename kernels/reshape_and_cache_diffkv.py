@@ -52,8 +52,8 @@ def reshape_and_cache_diffkv(
     read a scale.
     `platform`: "hip" or "cuda"; the tiles are the same on both.
 
-    The last dimension of rows and caches must be dense. Every other stride is honoured, in 64 bits. Slots are not validated: they
-    live on the device.
+    The slots, and the last dimension of rows and caches, must be dense. Every other stride is honoured, in 64 bits. Slots are not
+    validated: they live on the device.
     Raises ValueError for anything else that the above does not allow, and `Unsupported` where the GPU lacks the FP8 format.
     """
     check_writer(
@@ -78,7 +78,6 @@ def reshape_and_cache_diffkv(
         *((k_scale, v_scale) if is_coded else (None, None)),
         *key.stride()[:2],
         *value.stride()[:2],
-        slot_mapping.stride(0),
         *kv_cache.stride()[:3],
         *(page_size, heads, key_width, value_width, largest),
         tile=TILE,
@@ -93,7 +92,7 @@ def rounding(**_: object) -> dict[str, str]:
 
 @triton.jit(
     do_not_specialize=(
-        *("key_token_stride", "key_head_stride", "value_token_stride", "value_head_stride", "slot_stride"),
+        *("key_token_stride", "key_head_stride", "value_token_stride", "value_head_stride"),
         *("page_stride", "position_stride", "head_stride", "page_size", "heads", "key_width", "value_width"),
     )
 )
@@ -108,7 +107,6 @@ def _write_heads(
     key_head_stride,
     value_token_stride,
     value_head_stride,
-    slot_stride,
     page_stride,
     position_stride,
     head_stride,
@@ -122,7 +120,7 @@ def _write_heads(
     """Grid (tokens, tiles of a slot): `tile` elements of a token's slot, keys and values of its heads in turn."""
     # Whatever is multiplied by a stride is 64-bit first: caches exceed 2^31 elements.
     token = tl.program_id(0).to(tl.int64)
-    slot = tl.load(slots + token * slot_stride).to(tl.int64)
+    slot = tl.load(slots + token).to(tl.int64)
     # Division truncates toward zero: of slot -1 it would make a position before the first page.
     if slot >= 0:
         page = slot // page_size

@@ -64,8 +64,8 @@ def reshape_and_cache_per_token_head(
     written. Slots are distinct.
     `platform`: "hip" or "cuda"; the tiles are the same on both.
 
-    The last dimension of rows and codes must be dense. Every other stride is honoured, in 64 bits. Slots are not validated: they
-    live on the device.
+    The slots, and the last dimension of rows and codes, must be dense. Every other stride is honoured, in 64 bits. Slots are not
+    validated: they live on the device.
     Raises ValueError for anything else that the above does not allow, and `Unsupported` where the GPU lacks the FP8 format.
     """
     rows, caches = {"key": key, "value": value}, {"key_cache": key_cache, "value_cache": value_cache}
@@ -81,7 +81,6 @@ def reshape_and_cache_per_token_head(
         *(key, value, key_cache, value_cache, k_scale_cache, v_scale_cache, slot_mapping),
         *key.stride()[:2],
         *value.stride()[:2],
-        slot_mapping.stride(0),
         *key_cache.stride()[:3],
         *value_cache.stride()[:3],
         *k_scale_cache.stride(),
@@ -121,7 +120,7 @@ def _check_caches(rows: Tensors, caches: Tensors, scale_caches: Tensors) -> None
 
 @triton.jit(
     do_not_specialize=(
-        *("key_token_stride", "key_head_stride", "value_token_stride", "value_head_stride", "slot_stride"),
+        *("key_token_stride", "key_head_stride", "value_token_stride", "value_head_stride"),
         *("key_page_stride", "key_position_stride", "key_cache_head_stride"),
         *("value_page_stride", "value_position_stride", "value_cache_head_stride"),
         *("k_scale_page_stride", "k_scale_position_stride", "k_scale_head_stride"),
@@ -141,7 +140,6 @@ def _quantise_heads(
     key_head_stride,
     value_token_stride,
     value_head_stride,
-    slot_stride,
     key_page_stride,
     key_position_stride,
     key_cache_head_stride,
@@ -166,7 +164,7 @@ def _quantise_heads(
     # Whatever is multiplied by a stride is 64-bit first: caches exceed 2^31 elements.
     token = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1).to(tl.int64)
-    slot = tl.load(slots + token * slot_stride).to(tl.int64)
+    slot = tl.load(slots + token).to(tl.int64)
     # Division truncates toward zero: of slot -1 it would make a position before the first page.
     if slot >= 0:
         page = slot // page_size

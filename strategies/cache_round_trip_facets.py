@@ -7,6 +7,7 @@ from typing import Any
 
 from tridiff.harness.api import Facet
 from tridiff.strategies.cache_round_trip_case import CHOICES
+from tridiff.strategies.properties import of_block
 
 
 def _plain(name: str, description: str) -> Facet:
@@ -41,16 +42,9 @@ FACETS: Mapping[str, Facet] = {
 }
 
 
-def block_class(page_size: int) -> str:
-    """Whether the native kernels have such pages, or else how a tile of 32 lies in them."""
-    if page_size in {16, 32}:
-        return "native"
-    return "power of two" if page_size.bit_count() == 1 else "multiple of 32" if page_size % 32 == 0 else "straddles tiles of 32"
-
-
 PROPERTIES: Mapping[str, Callable[[Any], str]] = {
-    "block_size": lambda case: str(case.page_size),
-    "block_class": lambda case: block_class(case.page_size),
+    "page_size": lambda case: str(case.page_size),
+    "block_class": of_block(),
     "layout_class": lambda case: case.layout_class,
     "kind": lambda case: case.kind,
     "dtype": lambda case: case.dtype,

@@ -1,40 +1,33 @@
-"""Cache writes: which slots the tokens of one call go to, and the caches that they are written into.
+"""Cache writes: what the Cases of all writers have in common, and which slots the tokens of one call go to.
 
 A *slot* is page id * page size + position in the page; of a token whose slot is negative nothing is written. What a writer may
 not touch is live: the whole cache is full of known data, page 0 and slot 0 first of all, which negative slots wrongly taken for
 0 would hit.
 
-What the tokens hold is in `cache_writes_values`, what a finding says of overwritten memory in `cache_writes_victims`.
+The strategies are in `cache_writes_drawing`, `cache_writes_dims` and `cache_writes_types`; what the tokens hold is in
+`cache_writes_values`, their tensors in `cache_writes_inputs`, and what a finding says of overwritten memory in
+`cache_writes_victims`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from hypothesis import strategies as st
 
-from tridiff.harness.api import Arena, Domain, Facet, integers, permutation, require, require_one_of, require_range
-from tridiff.strategies.draws import UNLIMITED, Weights, allowed, choose
-from tridiff.strategies.kv_caches import PAGE_SIZES
-from tridiff.strategies.layouts import Placement, place, row_strides
+from tridiff.harness.api import integers, permutation, require, require_one_of, require_range
+from tridiff.strategies import cache_writes_values as values
+from tridiff.strategies import fp8
+from tridiff.strategies.kv_caches import KVCache
+from tridiff.strategies.layouts import STORAGES, Placement, place
 from tridiff.strategies.lengths import cdiv
-
-NUM_TOKENS = {1: 6, 2: 5, 3: 4, 4: 2, 5: 2, 7: 2, 8: 1, 12: 2, 17: 1, 0: 1}
-"""Entries of the slot mapping, T; none at all is a legal call."""
-
-PADDING_ROWS = {0: 6, 1: 2, 3: 1, 8: 1}
-"""Rows of the tokens' tensors behind the last one that the slot mapping names, as CUDA graphs pad them. They hold poison."""
 
 NEGATIVES = {"none": 9, "all": 2, "head": 2, "tail": 3, "middle": 2, "scattered": 4}
 """Which tokens have a negative slot: none, all of them, the first or the last third, the one in the middle, or some."""
-
-_LEAST_TOKENS = {"none": 0, "all": 1, "head": 2, "tail": 2, "middle": 3, "scattered": 2}
-"""What is drawn: of fewer tokens, which are legal, all are negative."""
 
 NEGATIVE_SLOTS = {"minus_one": 10, "minus_two": 2, "minus_page": 2, "minus_page_and_one": 2, "lowest": 1, "mixed": 3}
 """What these slots are: -1, -2, minus the page size, one less than that, the dtype's lowest number, or of each some."""
@@ -53,16 +46,19 @@ FIRST_PAGES = {"spare": 3, "used": 2}
 """Whether tokens go to page 0. It is there in any case; where it is used, the last page is spare instead."""
 
 SLOT_DTYPES = {"int64": torch.int64, "int32": torch.int32}
-SLOT_DTYPE_WEIGHTS = {"int64": 3, "int32": 1}
 
-FAR = {"none": 13, "pages": 1}
-"""What lies beyond 2^31 elements, see `layouts.place`."""
+FAR = {"none": 39, "pages": 3, "tokens": 2, "heads": 2, "positions": 2}
+"""What lies beyond 2^31 elements. "pages": the second half of them, see `layouts.place`. The others have a stride at which the
+last one begins there: "tokens", rows of the tokens' tensors; "heads", those of caches, and of rows with gaps between heads;
+"positions", those of a page."""
+
+FEWEST_FAR = 3
+"""Of two, the stride itself would exceed 32 bits, which no kernel gets wrong."""
 
 ROW_LAYOUTS = {"packed": 5, "fused_qkv": 4, "padded_rows": 2, "padded_heads": 2}
 """Strides of the tokens' tensors, see `layouts.row_strides`; heads are dense in a token in all but the last."""
 
-ROW_STRIDES = ("dense", "own")
-"""Whether heads are dense in a token, or have a stride of their own: values of the facet `row_strides`."""
+PLATFORMS = ("hip", "cuda")
 
 POOL_SLOTS = 6400
 """Slots of all pages together where more pages than the tokens need are of use: three pages of the largest size."""
@@ -70,87 +66,187 @@ POOL_SLOTS = 6400
 _MOST_PAGES = 3
 
 Indices = npt.NDArray[np.int64]
+Ranges = Mapping[str, tuple[float, float]]
+Choices = Mapping[str, Iterable[object]]
 
 
-class WriteCase(Protocol):
-    """The fields by which Cases say what is written where, and none of what it is."""
+@dataclass(frozen=True, kw_only=True)
+class WriterCase:
+    """What the Cases of all writers have; the defaults are the simplest case.
+
+    Where to: `num_tokens` (T), entries of the slot mapping, none of which is legal; `padding_rows` of the tokens' tensors behind
+    the last token, as CUDA graphs pad them, which hold poison; `negatives`, `negative_slot`, `placing`, `slot_order`,
+    `first_page`, `slot_dtype`, see above; on pages of `page_size` tokens.
+
+    How it lies: `far`, see `FAR`; `gap`, elements of each gap or padding in all layouts; `lead`, elements by which rows and
+    caches begin past a 16-byte boundary; `storage` of the caches, "large" beyond 2 GiB.
+
+    What it is: `dtype` of the tokens; `cache_dtype`, "same" or another one; `pattern` and `sigma` of the numbers, see
+    `cache_writes_values`; `seed` of all that is random.
+
+    `platform`; `model`: name and rank count of the preset, "" without one.
+    """
+
+    RANGES: ClassVar[Ranges] = {
+        **{"num_tokens": (0, 4096), "padding_rows": (0, 4096), "page_size": (1, 65536), "gap": (1, 65536), "lead": (0, 64)},
+        **{"sigma": (0.0, 1e4), "seed": (0, 2**63 - 1)},
+    }
+    CHOICES: ClassVar[Choices] = {
+        **{"platform": PLATFORMS, "negatives": NEGATIVES, "negative_slot": NEGATIVE_SLOTS, "placing": PLACINGS},
+        **{"slot_order": SLOT_ORDERS, "first_page": FIRST_PAGES, "slot_dtype": SLOT_DTYPES, "far": FAR, "storage": STORAGES},
+        **{"dtype": values.DTYPES, "cache_dtype": ("same", *values.DTYPES), "pattern": values.PATTERNS},
+    }
+
+    model: str = ""
+    platform: str = "hip"
+    num_tokens: int = 1
+    padding_rows: int = 0
+    negatives: str = "none"
+    negative_slot: str = "minus_one"
+    placing: str = "run"
+    slot_order: str = "ascending"
+    first_page: str = "spare"
+    slot_dtype: str = "int64"
+    page_size: int = 16
+    far: str = "none"
+    gap: int = 16
+    lead: int = 0
+    storage: str = "small"
+    dtype: str = "float32"
+    cache_dtype: str = "same"
+    pattern: str = "gaussian"
+    sigma: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Raise `CaseError` for the first field that is out of its range."""
+        require(len(self.model) <= 80, f"model={self.model!r}: must have at most 80 characters")
+        for field, (low, high) in self.RANGES.items():
+            require_range(field, getattr(self, field), low, high)
+        for field, allowed in self.CHOICES.items():
+            require_one_of(field, getattr(self, field), allowed)
+        require(
+            self.num_tokens > 0 or self.negatives == "none",
+            f"negatives={self.negatives!r}: must be combined with num_tokens of at least 1, not {self.num_tokens}",
+        )
+        self.check()
+        self._check_far()
+
+    def check(self) -> None:
+        """Raise `CaseError` unless the fields of one writer go together; those in `RANGES` and `CHOICES` are legal each."""
 
     @property
-    def num_tokens(self) -> int:
-        """T, see `NUM_TOKENS`."""
+    def stored_dtype(self) -> torch.dtype:
+        """The dtype of the caches."""
+        return values.cache_type(self.dtype, self.cache_dtype)
 
     @property
-    def padding_rows(self) -> int:
-        """See `PADDING_ROWS`."""
+    def is_fp8(self) -> bool:
+        """Whether the caches hold FP8."""
+        return self.stored_dtype in fp8.DTYPES.values()
 
     @property
-    def negatives(self) -> str:
-        """See `NEGATIVES`."""
+    def page_strides(self) -> tuple[int, ...]:
+        """Elements from page to page, of every cache."""
+        raise NotImplementedError
 
-    @property
-    def negative_slot(self) -> str:
-        """See `NEGATIVE_SLOTS`."""
+    def placement(self, slots: Slots) -> Placement:
+        """Where the pages of all caches lie."""
+        return placed(slots, self.far, *self.page_strides)
 
-    @property
-    def placing(self) -> str:
-        """See `PLACINGS`."""
-
-    @property
-    def slot_order(self) -> str:
-        """See `SLOT_ORDERS`."""
-
-    @property
-    def first_page(self) -> str:
-        """See `FIRST_PAGES`."""
-
-    @property
-    def slot_dtype(self) -> str:
-        """See `SLOT_DTYPES`."""
-
-    @property
-    def page_size(self) -> int:
-        """Tokens per page."""
-
-    @property
-    def far(self) -> str:
-        """See `FAR`."""
-
-    @property
-    def seed(self) -> int:
-        """Of all that is random."""
+    def _check_far(self) -> None:
+        if self.far == "pages":
+            largest = self.placement(slots_of(self)).num_pages * self.page_size - 1
+            require(
+                largest <= torch.iinfo(SLOT_DTYPES[self.slot_dtype]).max,
+                f"slot_dtype={self.slot_dtype!r}: cannot hold slot {largest}, the last one; must be 'int64'",
+            )
+        counted = {"tokens": "num_tokens", "heads": "num_heads", "positions": "page_size"}.get(self.far)
+        if counted is not None:
+            count = getattr(self, counted)
+            require(count >= FEWEST_FAR, f"{counted}={count}: must be at least {FEWEST_FAR} where far={self.far!r}")
+        if self.far == "tokens":
+            require(self.padding_rows == 0, f"padding_rows={self.padding_rows}: must be 0 where far='tokens'")
 
 
-RANGES: Mapping[str, tuple[float, float]] = {"num_tokens": (0, 4096), "padding_rows": (0, 4096), "page_size": (1, 65536)}
-CHOICES: Mapping[str, Sequence[str]] = {
-    "negatives": tuple(NEGATIVES),
-    "negative_slot": tuple(NEGATIVE_SLOTS),
-    "placing": tuple(PLACINGS),
-    "slot_order": tuple(SLOT_ORDERS),
-    "first_page": tuple(FIRST_PAGES),
-    "slot_dtype": tuple(SLOT_DTYPES),
-    "far": tuple(FAR),
-}
+@dataclass(frozen=True, kw_only=True)
+class HeadsCase(WriterCase):
+    """What those have that write keys and values: `num_heads` (H) heads of width `head_dim` (D) and `head_dim_v` (Dv).
+
+    `key_layout` and `value_layout` of the tokens' tensors: see `ROW_LAYOUTS`.
+    """
+
+    RANGES: ClassVar[Ranges] = {
+        **WriterCase.RANGES,
+        **{"num_heads": (1, 1024), "head_dim": (1, 4096), "head_dim_v": (1, 4096)},
+    }
+    CHOICES: ClassVar[Choices] = {**WriterCase.CHOICES, "key_layout": ROW_LAYOUTS, "value_layout": ROW_LAYOUTS}
+
+    num_heads: int = 1
+    head_dim: int = 16
+    head_dim_v: int = 16
+    key_layout: str = "packed"
+    value_layout: str = "packed"
+
+    def width(self, role: str) -> int:
+        """That of the heads of "key" or "value"."""
+        return self.head_dim if role == "key" else self.head_dim_v
 
 
-def check_writes(case: WriteCase) -> None:
-    """Raise `CaseError` for the first field that says nothing legal of what is written where."""
-    for field, (low, high) in RANGES.items():
-        require_range(field, getattr(case, field), low, high)
-    for field, choices in CHOICES.items():
-        require_one_of(field, getattr(case, field), choices)
-    require(
-        case.num_tokens > 0 or case.negatives == "none",
-        f"negatives={case.negatives!r}: must be combined with num_tokens of at least 1, not {case.num_tokens}",
+@dataclass(frozen=True, kw_only=True)
+class ScaledHeadsCase(HeadsCase):
+    """What those have whose FP8 caches are scaled: `k_scale` and `v_scale`, by which keys and values are divided.
+
+    `scale_form`: how these reach the launcher, see `fp8.SCALE_FORMS`.
+    """
+
+    RANGES: ClassVar[Ranges] = {**HeadsCase.RANGES, **dict.fromkeys(("k_scale", "v_scale"), values.SCALE_RANGE)}
+    CHOICES: ClassVar[Choices] = {**HeadsCase.CHOICES, "scale_form": fp8.SCALE_FORMS}
+
+    k_scale: float = 1.0
+    v_scale: float = 1.0
+    scale_form: str = "scalar"
+
+    def check(self) -> None:
+        """Raise `CaseError` unless dtypes and scales go together."""
+        scales = {"k_scale": self.k_scale, "v_scale": self.v_scale}
+        values.check_types(self.dtype, self.cache_dtype, self.scale_form, scales)
+
+
+def cache_of(role: str, fields: Mapping[str, Any], itemsize: int) -> KVCache:
+    """The cache "key" or "value" of a case with such `fields`, where each has one of its own."""
+    widths = {"key": fields["head_dim"], "value": fields["head_dim_v"]}
+    return KVCache(
+        role=role,
+        kind=fields.get("kind", "nhd"),
+        order=fields[f"{role}_order"],
+        pages=fields[f"{role}_pages"],
+        gap=fields["gap"],
+        page_size=fields["page_size"],
+        num_heads=fields["num_heads"],
+        width=widths[role],
+        neighbour=widths["value" if role == "key" else "key"],
+        itemsize=itemsize,
     )
 
 
-def check_slots(case: WriteCase, num_pages: int) -> None:
-    """Raise `CaseError` where `slot_dtype` cannot hold the last slot of a cache of `num_pages`."""
-    largest = num_pages * case.page_size - 1
-    require(
-        largest <= torch.iinfo(SLOT_DTYPES[case.slot_dtype]).max,
-        f"slot_dtype={case.slot_dtype!r}: cannot hold slot {largest}, the last one; must be 'int64'",
+def joint_cache_of(fields: Mapping[str, Any], width: int, itemsize: int) -> KVCache:
+    """The one cache of a case with such `fields`, [pages, page size, heads, `width`]; one head where there are none."""
+    return KVCache(
+        role="key",
+        kind="nhd",
+        order=fields["order"],
+        pages=fields["pages"],
+        gap=fields["gap"],
+        page_size=fields["page_size"],
+        num_heads=fields.get("num_heads", 1),
+        width=width,
+        neighbour=width,
+        itemsize=itemsize,
     )
+
+
+# Slots
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -184,7 +280,7 @@ class Slots:
         return slots
 
 
-def slots_of(case: WriteCase) -> Slots:
+def slots_of(case: WriterCase) -> Slots:
     """Assign a slot to each token of `case`; no two tokens have one slot."""
     unwritten = negative_tokens(case.negatives, case.num_tokens, case.seed)
     tokens = np.setdiff1d(np.arange(case.num_tokens), unwritten)
@@ -202,6 +298,11 @@ def slots_of(case: WriteCase) -> Slots:
         offsets=positions % case.page_size,
         negative={int(token): _negative(kinds[at % len(kinds)], case) for at, token in enumerate(unwritten)},
     )
+
+
+def placed(slots: Slots, far: str, *page_strides: int) -> Placement:
+    """Where the pages of the pool lie in caches of such page strides."""
+    return place(slots.pool_size, far, max(page_strides))
 
 
 def negative_tokens(negatives: str, num_tokens: int, seed: int) -> Indices:
@@ -225,7 +326,7 @@ def negative_kinds(negative_slot: str) -> tuple[str, ...]:
     return NEGATIVE_KINDS if negative_slot == "mixed" else (negative_slot,)
 
 
-def _negative(kind: str, case: WriteCase) -> int:
+def _negative(kind: str, case: WriterCase) -> int:
     lowest = int(torch.iinfo(SLOT_DTYPES[case.slot_dtype]).min)
     minus_page = -case.page_size
     return {"minus_one": -1, "minus_two": -2, "minus_page": minus_page, "minus_page_and_one": minus_page - 1}.get(kind, lowest)
@@ -259,141 +360,3 @@ def _from_the_edges(page_size: int) -> list[int]:
     """Positions of a page: the last, the first, the last but one, the second, ..."""
     inwards = (position for at in range(cdiv(page_size, 2)) for position in (page_size - 1 - at, at))
     return list(dict.fromkeys(inwards))
-
-
-# Strategy
-
-
-@st.composite
-def write_fields(draw: st.DrawFn, domain: Domain = UNLIMITED, page_sizes: Weights[int] = PAGE_SIZES) -> dict[str, Any]:
-    """The fields of a `WriteCase` but `far` and `seed`, those that `domain` allows; simplest: one token, slot 16 of pages of 16.
-
-    Of the domain something must be left, see `can_write`. Page sizes are drawn before the shape, which must leave room for them:
-    `pool_size` says for how many pages.
-    """
-    counts, kinds = allowed(NUM_TOKENS, domain, "num_tokens"), _allowed_negatives(domain)
-    negatives = draw(choose(kinds, lambda kind: any(_suits(count, kind) for count in counts)))
-    drawn: dict[str, Any] = {"negatives": negatives}
-    if negatives != "none":
-        drawn["negative_slot"] = draw(choose(_allowed_slots(domain)))
-    return drawn | {
-        "page_size": draw(choose(allowed(page_sizes, domain, "page_size"))),
-        "num_tokens": draw(choose(counts, lambda count: _suits(count, negatives))),
-        **{name: draw(choose(allowed(weights, domain, name))) for name, weights in _INDEPENDENT.items()},
-    }
-
-
-_INDEPENDENT: Mapping[str, Weights[Any]] = {
-    "placing": PLACINGS,
-    "slot_order": SLOT_ORDERS,
-    "first_page": FIRST_PAGES,
-    "padding_rows": PADDING_ROWS,
-    "slot_dtype": SLOT_DTYPE_WEIGHTS,
-}
-"""Fields of which any allowed value will do."""
-
-
-def _suits(count: int, negatives: str) -> bool:
-    return count >= _LEAST_TOKENS[negatives]
-
-
-def _allowed_negatives(domain: Domain) -> Weights[str]:
-    kinds = allowed(NEGATIVES, domain, "negatives")
-    return kinds if _allowed_slots(domain) else {kind: weight for kind, weight in kinds.items() if kind == "none"}
-
-
-def _allowed_slots(domain: Domain) -> Weights[str]:
-    return {slot: weight for slot, weight in NEGATIVE_SLOTS.items() if domain.allows("negative_slots", *negative_kinds(slot))}
-
-
-def can_write(domain: Domain, page_sizes: Weights[int] = PAGE_SIZES) -> bool:
-    """Whether `domain` leaves anything for `write_fields`."""
-    counts, kinds = allowed(NUM_TOKENS, domain, "num_tokens"), _allowed_negatives(domain)
-    others = [allowed(weights, domain, name) for name, weights in _INDEPENDENT.items()]
-    others.append(allowed(page_sizes, domain, "page_size"))
-    return all(others) and any(_suits(count, kind) for count in counts for kind in kinds)
-
-
-# Inputs
-
-
-def write_slots(arena: Arena, case: WriteCase, slots: Slots, placement: Placement) -> torch.Tensor:
-    """The tensor `slot_mapping` [T]."""
-    tensor = arena.tensor("slot_mapping", (case.num_tokens,), SLOT_DTYPES[case.slot_dtype])
-    return tensor.copy_(slots.mapping(placement))
-
-
-def placed(slots: Slots, far: str, *page_strides: int) -> Placement:
-    """Where the pages of the pool lie in caches of such page strides."""
-    return place(slots.pool_size, far, max(page_strides))
-
-
-def write_rows(
-    arena: Arena, name: str, content: torch.Tensor, padding_rows: int, *, layout: str, gap: int, lead: int = 0, fused: int = 0
-) -> torch.Tensor:
-    """The tensor `name` [T + `padding_rows`, ...], whose first rows are `content` [T, ...], and whose others hold poison."""
-    sizes = (content.shape[0] + padding_rows, *content.shape[1:])
-    rows = arena.tensor(name, sizes, content.dtype, strides=row_strides(layout, sizes, gap=gap, fused=fused), lead=lead)
-    raw = torch.uint8 if content.element_size() == 1 else content.dtype  # torch puts no elements into FP8 tensors
-    rows.view(raw)[: content.shape[0]] = content.view(raw)
-    return rows
-
-
-def make_live(arena: Arena, name: str, seed: int, index: Sequence[torch.Tensor]) -> None:
-    """Fill the cache `name` and all its gaps with live data, and declare that exactly the cells `index` must be written."""
-    arena.scribble(name, seed)
-    arena.declare_cells(name, index)
-
-
-def row_strides_of(layout: str) -> str:
-    """Which of `ROW_STRIDES`."""
-    return ROW_STRIDES[layout == "padded_heads"]
-
-
-def allowed_rows(domain: Domain, name: str) -> Weights[str]:
-    """Those of `ROW_LAYOUTS` that `domain` allows for the facets `name` and `row_strides`."""
-    layouts = allowed(ROW_LAYOUTS, domain, name)
-    return {layout: weight for layout, weight in layouts.items() if domain.allows("row_strides", row_strides_of(layout))}
-
-
-def _plain(name: str, description: str) -> Facet:
-    return Facet(description=description, of=lambda case: getattr(case, name), choices=tuple(CHOICES.get(name, ())))
-
-
-FACETS: Mapping[str, Facet] = {
-    name: _plain(name, description)
-    for name, description in {
-        "num_tokens": "tokens, T: entries of the slot mapping",
-        "padding_rows": "rows of key and value behind the last token",
-        "negatives": "which tokens have a negative slot",
-        "placing": "where the other tokens go: consecutive slots, edges of pages, anywhere",
-        "slot_order": "whether slots ascend from token to token",
-        "first_page": "whether tokens go to page 0",
-        "slot_dtype": "dtype of the slot mapping",
-        "page_size": "tokens per page",
-        "far": "what lies beyond 2^31 elements: none, pages",
-    }.items()
-} | {
-    "negative_slots": Facet(
-        description="what negative slots there are: -1, -2, minus the page size, one less, the lowest",
-        of=lambda case: negative_kinds(case.negative_slot) if case.negatives != "none" else (),
-    )
-}
-"""Of what all writers have in common."""
-
-
-def block_class(page_size: int) -> str:
-    """The class of a page size, for reports."""
-    if page_size & (page_size - 1) == 0:
-        return "power of two" if page_size <= 256 else "large power of two"
-    return "small" if page_size < 256 else "large"
-
-
-PROPERTIES: Mapping[str, Callable[[Any], str]] = {
-    "block_size": lambda case: str(case.page_size),
-    "block_class": lambda case: block_class(case.page_size),
-    "negatives": lambda case: case.negatives,
-    "tokens": lambda case: "none" if case.num_tokens == 0 else "one" if case.num_tokens == 1 else "several",
-    "far": lambda case: case.far,
-}
-"""Of what all writers have in common, for `Op.properties`."""

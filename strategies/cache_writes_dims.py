@@ -6,13 +6,13 @@ budget is on offer all the same: the cheapest of it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from hypothesis import strategies as st
 
 from tridiff.harness.api import Domain
+from tridiff.strategies.cache_writes import FAR, FEWEST_FAR
 from tridiff.strategies.dims import widths
 from tridiff.strategies.draws import Weights, allowed, choose, evenly
 from tridiff.strategies.layouts import placement_fields
@@ -51,12 +51,20 @@ class Pairs:
     """Pairs of widths, of keys and of values, that a domain allows for facets `head_dim`, `head_dim_v` and `widths`.
 
     `keys`, `values`: what is on offer without a domain. `twins`: by width of the keys, the usual width of the values where it is
-    another one.
+    another one. `fits`: (key, value) -> whether there is a cache for such widths.
     """
 
-    def __init__(self, domain: Domain, keys: Weights[int], values: Weights[int], twins: Mapping[int, int]) -> None:
+    def __init__(
+        self,
+        domain: Domain,
+        keys: Weights[int],
+        values: Weights[int],
+        twins: Mapping[int, int],
+        fits: Callable[[int, int], bool] = lambda _key, _value: True,
+    ) -> None:
         self._domain = domain
         self._twins = twins
+        self._fits = fits
         self._values = allowed(values, domain, "head_dim_v")
         self.keys = {key: weight for key, weight in allowed(keys, domain, "head_dim").items() if self.partners(key)}
 
@@ -64,47 +72,59 @@ class Pairs:
         """Widths of values beside keys of width `key`, the usual one first, and in about half of the cases."""
         twin = self._twins.get(key, key)
         offered = self._values if not self._domain.allows("head_dim_v", twin) else {twin: 1, **self._values}
-        found = {value: weight for value, weight in offered.items() if self._domain.allows("widths", widths(key, value))}
+        found = {value: weight for value, weight in offered.items() if self.takes(key, value)}
         return found | {twin: sum(found.values())} if twin in found else found
 
+    def takes(self, key: int, value: int) -> bool:
+        """Whether the domain allows such a pair, of widths that it allows each."""
+        return self._domain.allows("widths", widths(key, value)) and self._fits(key, value)
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+
 class Sizes:
-    """Heads and widths on offer; `shapes`: those of models, None for all that a domain allows."""
+    """Heads and widths that a domain leaves; `shapes`: those of models, None for all that it allows."""
 
-    heads: Weights[int]
-    pairs: Pairs
-    shapes: Sequence[Shape] | None
+    def __init__(self, domain: Domain, heads: Weights[int], pairs: Pairs, shapes: Iterable[Shape] | None = None) -> None:
+        self.heads = allowed(heads, domain, "num_heads")
+        self.pairs = pairs
+        self.shapes = None if shapes is None else [shape for shape in shapes if self._allows(domain, *shape)]
 
     @property
     def is_empty(self) -> bool:
         """Whether there are none."""
         return not (self.heads and self.pairs.keys) if self.shapes is None else not self.shapes
 
+    @property
+    def far(self) -> Weights[str]:
+        """What may lie far away: heads only where there can be enough of them."""
+        counts = self.heads if self.shapes is None else [heads for _, heads, _, _ in self.shapes]
+        return {far: weight for far, weight in FAR.items() if max(counts, default=0) >= fewest_heads(far)}
 
-def allowed_shapes(shapes: Iterable[Shape], domain: Domain) -> list[Shape]:
-    """Those of `shapes` that `domain` allows and names."""
-    return [
-        (model, heads, key, value)
-        for model, heads, key, value in shapes
-        if is_named(model, domain)
-        and domain.allows("num_heads", heads)
-        and domain.allows("head_dim", key)
-        and domain.allows("head_dim_v", value)
-        and domain.allows("widths", widths(key, value))
-    ]
+    def _allows(self, domain: Domain, model: str, heads: int, key: int, value: int) -> bool:
+        fields = {"num_heads": heads, "head_dim": key, "head_dim_v": value}
+        allows = is_named(model, domain) and all(domain.allows(name, each) for name, each in fields.items())
+        return allows and self.pairs.takes(key, value)
+
+
+def fewest_heads(far: str) -> int:
+    """Heads of caches of which `far` lies far away, at least."""
+    return FEWEST_FAR if far == "heads" else 1
 
 
 @st.composite
-def size_fields(draw: st.DrawFn, sizes: Sizes, cost: Callable[[int, int, int], float], most: float) -> dict[str, Any]:
+def size_fields(
+    draw: st.DrawFn, sizes: Sizes, cost: Callable[[int, int, int], float], most: float, far: str = "none"
+) -> dict[str, Any]:
     """`num_heads`, `head_dim` and `head_dim_v`, of a model its name as well, whose `cost` is `most` at most, or the least."""
+    fewest = fewest_heads(far)
     if sizes.shapes is not None:
-        fits = affordable(sizes.shapes, lambda shape: cost(*shape[1:]), most)
-        model, heads, key, value = draw(choose(evenly(sizes.shapes), fits))
+        shapes = [shape for shape in sizes.shapes if shape[1] >= fewest]
+        fits = affordable(shapes, lambda shape: cost(*shape[1:]), most)
+        model, heads, key, value = draw(choose(evenly(shapes), fits))
         return {"model": model, "num_heads": heads, "head_dim": key, "head_dim_v": value}
+    counts = {count: weight for count, weight in sizes.heads.items() if count >= fewest}
     narrowest = {key: min(sizes.pairs.partners(key)) for key in sizes.pairs.keys}
     key = min(narrowest, key=lambda key: key + narrowest[key])
-    heads = draw(choose(sizes.heads, affordable(sizes.heads, lambda heads: cost(heads, key, narrowest[key]), most)))
+    heads = draw(choose(counts, affordable(counts, lambda heads: cost(heads, key, narrowest[key]), most)))
     key = draw(choose(sizes.pairs.keys, affordable(narrowest, lambda key: cost(heads, key, narrowest[key]), most)))
     values = sizes.pairs.partners(key)
     value = draw(choose(values, affordable(values, lambda value: cost(heads, key, value), most)))

@@ -4,28 +4,34 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from hypothesis import strategies as st
 
-from tridiff.harness.api import Domain, require
+from tridiff.harness.api import Domain
 from tridiff.strategies import cache_writes_values as values
 from tridiff.strategies.cache_writes_dims import seeds
 from tridiff.strategies.draws import Weights, allowed, choose, evenly
 
 
 class Types:
-    """What a domain leaves. `scales`: by facet, the scales of FP8 caches that there are."""
+    """What a domain leaves.
 
-    def __init__(self, domain: Domain, scales: Mapping[str, Weights[float]]) -> None:
+    `scales`: by facet, the scales of FP8 caches that there are. `fits`: whether there are caches with so many bytes an element.
+    """
+
+    def __init__(
+        self, domain: Domain, scales: Mapping[str, Weights[float]], fits: Callable[[int], bool] = lambda _itemsize: True
+    ) -> None:
         self.domain = domain
         self.scales = {name: allowed(weights, domain, name) for name, weights in scales.items()}
         self._seeds = seeds(domain)
         self.seeds = functools.cache(self._suitable)
         combinations = itertools.product(*self.scales.values())
         self._combinations = [chosen for chosen in combinations if self.seeds(1.0 in chosen, needed=True)]
-        self._pairs = frozenset(pair for pair in values.allowed_types(domain) if self._has(*pair))
+        pairs = (pair for pair in values.allowed_types(domain) if fits(values.cache_type(*pair).itemsize))
+        self._pairs = frozenset(pair for pair in pairs if self._has(*pair))
 
     @property
     def is_empty(self) -> bool:
@@ -71,19 +77,3 @@ def seed_fields(draw: st.DrawFn, types: Types, drawn: Mapping[str, Any]) -> dict
     scales = [drawn[name] for name in types.scales if name in drawn]
     seed = draw(choose(types.seeds(1.0 in scales or not needed, needed=needed)))
     return {"seed": seed, "scale_form": values.scale_form(seed, *scales, needed=needed)}
-
-
-def check_types(dtype: str, cache_dtype: str, scale_form: str, scales: Mapping[str, float]) -> None:
-    """Raise `CaseError` unless tokens of `dtype` can be written into such a cache, with such `scales`, by field, in that form."""
-    require(
-        values.types_fit(dtype, cache_dtype),
-        f"cache_dtype={cache_dtype!r}: must be 'same', or a dtype other than {dtype!r} where that is no FP8 format",
-    )
-    needed = values.is_fp8(dtype, cache_dtype)
-    for field, scale in scales.items():
-        require(needed or scale == 1.0, f"{field}={scale}: must be 1.0 unless the cache is in FP8")
-    require(
-        values.scale_form_fits(scale_form, *scales.values(), needed=needed),
-        f"scale_form={scale_form!r}: must be 'scalar', or 'unread' of a cache that is not in FP8, 'vector' of one that is, or "
-        "'absent' where a scale of it is 1",
-    )

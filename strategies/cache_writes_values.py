@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from hypothesis import strategies as st
 
-from tridiff.harness.api import RAW, Arena, Domain, gaussian, integers
+from tridiff.harness.api import RAW, Arena, Domain, gaussian, integers, require
 from tridiff.strategies import fp8
 from tridiff.strategies.draws import UNLIMITED, Weights, allowed, choose
 
@@ -27,6 +27,8 @@ PATTERNS = {"gaussian": 8, "ties": 3, "limits": 2, "subnormals": 2, "zeros": 1, 
 
 SIGMAS = {1.0: 5, 0.1: 1, 30.0: 2, 1e-3: 1}
 """Standard deviations of the quotients."""
+
+SCALE_RANGE = (2.0**-30, 2.0**20)
 
 FITS = ("fits", "overflows")
 """Whether all numbers lie in the cache's range: values of the facet `overflow`."""
@@ -121,6 +123,22 @@ def scale_form_fits(form: str, *scales: float, needed: bool) -> bool:
     if not needed:
         return form in {"scalar", "unread"}
     return {"absent": 1.0 in scales, "unread": False}.get(form, True)
+
+
+def check_types(dtype: str, cache_dtype: str, scale_form: str, scales: Mapping[str, float]) -> None:
+    """Raise `CaseError` unless tokens of `dtype` can be written into such a cache, with such `scales`, by field, in that form."""
+    require(
+        types_fit(dtype, cache_dtype),
+        f"cache_dtype={cache_dtype!r}: must be 'same', or a dtype other than {dtype!r} where that is no FP8 format",
+    )
+    needed = is_fp8(dtype, cache_dtype)
+    for field, scale in scales.items():
+        require(needed or scale == 1.0, f"{field}={scale}: must be 1.0 unless the cache is in FP8")
+    require(
+        scale_form_fits(scale_form, *scales.values(), needed=needed),
+        f"scale_form={scale_form!r}: must be 'scalar', or 'unread' of a cache that is not in FP8, 'vector' of one that is, or "
+        "'absent' where a scale of it is 1",
+    )
 
 
 def scale_tensor(arena: Arena, name: str, scale: float, form: str, *, needed: bool) -> torch.Tensor | None:

@@ -80,7 +80,7 @@ def victim(target: Target, cells: npt.NDArray[np.int64]) -> str:
     if first >= end:
         last = int(_run(cells)[-1])
         return _outside(target, cells, f"past the end of the cache, bytes {_bytes(target, first - end, last - end)}")
-    page = min(first // int(target.cache.stride(0)), target.cache.shape[0] - 1)
+    page = _page(target.cache, first)
     positions = torch.arange(target.page_size)
     offsets = target.offsets(torch.full_like(positions, page), positions)
     at = np.argwhere(offsets == first)
@@ -90,6 +90,16 @@ def victim(target: Target, cells: npt.NDArray[np.int64]) -> str:
         where = f"slot {slot} (page {page}, offset {position})"
         return _within(target, cells, offsets[position, head], where, head)
     return _gap(target, cells, page, offsets)
+
+
+def _page(cache: torch.Tensor, element: int) -> int:
+    """The page of an element: pages are the outermost dimension of all, but where heads or positions lie far apart."""
+    for dim in sorted(range(cache.dim()), key=cache.stride, reverse=True):
+        at = min(element // int(cache.stride(dim)), cache.shape[dim] - 1)
+        if dim == 0:
+            return at
+        element -= at * int(cache.stride(dim))
+    raise AssertionError("dimension 0 is one of all")
 
 
 def _within(target: Target, cells: npt.NDArray[np.int64], row: npt.NDArray[np.int64], where: str, head: int) -> str:

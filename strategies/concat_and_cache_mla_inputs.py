@@ -9,6 +9,7 @@ import torch
 from tridiff.harness.api import RAW, Arena, Inputs
 from tridiff.strategies import cache_writes, cache_writes_victims, fp8
 from tridiff.strategies import cache_writes_values as values
+from tridiff.strategies.cache_writes_inputs import make_live, numbers_of, write_rows, write_slots
 from tridiff.strategies.concat_and_cache_mla_case import ConcatAndCacheMlaCase
 from tridiff.strategies.layouts import LARGE_STORAGE_BYTES
 
@@ -22,52 +23,33 @@ def build(case: ConcatAndCacheMlaCase, arena: Arena) -> Inputs:
     space for far pages.
     """
     slots = cache_writes.slots_of(case)
+    latent, rotary = case.kv_lora_rank, case.rope_dim
     return {
-        **{name: _rows(case, arena, name) for name in PARTS},
+        "kv_c": write_rows(arena, case, "kv_c", numbers_of(case, "kv_c", (latent,), case.scale), case.kv_c_layout, fused=rotary),
+        "k_pe": write_rows(arena, case, "k_pe", numbers_of(case, "k_pe", (rotary,), case.scale), case.k_pe_layout, fused=latent),
         "kv_cache": _cache(case, arena, slots),
-        "slot_mapping": cache_writes.write_slots(arena, case, slots, case.placement(slots)),
-        "scale": values.scale_tensor(
-            arena, "scale", case.scale, case.scale_form, needed=values.is_fp8(case.dtype, case.cache_dtype)
-        ),
+        "slot_mapping": write_slots(arena, case, slots),
+        "scale": values.scale_tensor(arena, "scale", case.scale, case.scale_form, needed=case.is_fp8),
         "platform": case.platform,
     }
-
-
-def _rows(case: ConcatAndCacheMlaCase, arena: Arena, name: str) -> torch.Tensor:
-    """The tensor `kv_c` or `k_pe`, [T + padding, R or P]."""
-    width, other = (case.kv_lora_rank, case.rope_dim) if name == "kv_c" else (case.rope_dim, case.kv_lora_rank)
-    content = values.numbers(
-        case.pattern,
-        case.sigma,
-        case.seed,
-        name,
-        (case.num_tokens, width),
-        dtype=case.dtype,
-        cache_dtype=case.cache_dtype,
-        scale=case.scale,
-    )
-    layout = case.kv_c_layout if name == "kv_c" else case.k_pe_layout
-    return cache_writes.write_rows(
-        arena, name, content, case.padding_rows, layout=layout, gap=case.gap, lead=case.lead, fused=other
-    )
 
 
 def _cache(case: ConcatAndCacheMlaCase, arena: Arena, slots: cache_writes.Slots) -> torch.Tensor:
     """The tensor `kv_cache` [NB, BS, R + P], live, with the cells declared that must be written."""
     cache, placement = case.cache, case.placement(slots)
-    page_stride, token_stride, _, _ = cache.strides
+    (page_stride, token_stride, _, _), committed = cache.stretched(case.far, placement)
     tensor = arena.tensor(
         "kv_cache",
         (placement.num_pages, case.page_size, cache.width),
-        values.cache_type(case.dtype, case.cache_dtype),
+        case.stored_dtype,
         strides=(page_stride, token_stride, 1),
-        committed=placement.committed(page_stride),
+        committed=committed,
         lead=case.lead,
         storage_bytes=LARGE_STORAGE_BYTES if case.storage == "large" else 0,
-        guard=token_stride,  # slot -1 lies so far below the cache
+        guard=cache.strides[1],  # slot -1 lies so far below the cache
     )
     page, offset, _, column = cache.index(*slots.places(placement))
-    cache_writes.make_live(arena, "kv_cache", case.seed, (page, offset, column))
+    make_live(arena, "kv_cache", case.seed, (page, offset, column))
     return tensor
 
 

@@ -11,9 +11,9 @@ from tridiff.strategies.properties import (
     BLOCK_CLASSES,
     GROUPS,
     LENGTHS,
-    block_class,
     group_class,
     length_class,
+    of_block,
     of_field,
 )
 
@@ -39,7 +39,7 @@ PROPERTIES: Mapping[str, Callable[[DecodeAttentionCase], str]] = {
     "dtype": of_field("dtype", DTYPES),
     "cache_dtype": lambda case: case.cache_dtype,
     "page_size": lambda case: str(case.page_size),
-    "block_class": Property(lambda case: block_class(case.page_size), BLOCK_CLASSES),
+    "block_class": of_block(BLOCK_CLASSES),
     "layout_class": Property(lambda case: layout_class(case.key_layout), LAYOUT_CLASSES),
     "value_strides": Property(_strides, layouts.STRIDES),
     "far": of_field("far", layouts.FAR),

@@ -14,12 +14,12 @@ models keep both, and recurrent states, in one pool: then pages of a cache lie f
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from tridiff.harness.api import Arena
-from tridiff.strategies.layouts import LARGE_STORAGE_BYTES, LAYERS, Placement, Strides
+from tridiff.strategies.layouts import LARGE_STORAGE_BYTES, LAYERS, Placement, Span, Strides, far_axis
 
 KINDS = {"nhd": 5, "head_major": 5, "interleaved": 2}
 HEAD_MAJOR_KINDS = {"head_major": 5, "interleaved": 2}
@@ -103,6 +103,20 @@ class KVCache:
             return self.page_stride, head, self.page_size * self.pack, self.pack, 1
         return self.page_stride, head, self.page_size, 1
 
+    def stretched(self, far: str, placement: Placement) -> tuple[Strides, list[Span] | None]:
+        """Strides where `far` lies beyond 2^31 elements, and the spans that have content; None: all.
+
+        "heads", and "positions" of kind "nhd": these are outermost then, and what each has of all pages lies together. Anything
+        else leaves the strides as they are, and pages where `placement` has them.
+        """
+        if far == "heads":
+            axis, count, one = (2 if self.kind == "nhd" else 1), self.num_heads, replace(self, num_heads=1)
+        elif far == "positions":
+            axis, count, one = 1, self.page_size, replace(self, page_size=1)
+        else:
+            return self.strides, placement.committed(self.page_stride)
+        return far_axis(one.strides, axis, count, placement.num_pages * one.page_stride)
+
     @property
     def page_elements(self) -> int:
         """Elements of a page, gaps inside of it included; those of the other cache where the two are side by side."""
@@ -170,17 +184,19 @@ class KVCache:
         lead: int = 0,
         storage: str = "small",
         guard: int = 0,
+        far: str = "none",
     ) -> torch.Tensor:
-        """The tensor `name` with as many pages as `placement` has, all poison; see `Arena.tensor`.
+        """The tensor `name` with as many pages as `placement` has, all poison; see `Arena.tensor`, and `stretched` for `far`.
 
         Raises `StagingError` where the machine has no address space for far pages.
         """
+        strides, committed = self.stretched(far, placement)
         return arena.tensor(
             name,
             self.sizes(placement.num_pages),
             dtype,
-            strides=self.strides,
-            committed=placement.committed(self.page_stride),
+            strides=strides,
+            committed=committed,
             lead=lead,
             storage_bytes=LARGE_STORAGE_BYTES if storage == "large" else 0,
             guard=guard,

@@ -273,7 +273,13 @@ def place(pool_size: int, far: str, page_stride: int) -> Placement:
 
 def far_heads(strides: Strides, num_heads: int) -> tuple[Strides, list[Span]]:
     """`strides` of a "heads_outermost" cache with the last head 2^31 elements away, and the spans that have content."""
-    page, token, head, element = strides
-    stretched = 64 * cdiv(FAR_ELEMENTS, 64 * (num_heads - 1))
-    spans = [(index * stretched, index * stretched + head) for index in range(num_heads)]
-    return (page, token, stretched, element), spans
+    return far_axis(strides, 2, num_heads, strides[2])
+
+
+def far_axis(strides: Strides, axis: int, count: int, run: int) -> tuple[Strides, list[Span]]:
+    """`strides` with the last of the `count` entries of `axis` 2^31 elements away, and the spans that have content.
+
+    `run`: elements of an entry, from its first to its last, gaps included.
+    """
+    step = 64 * cdiv(FAR_ELEMENTS, 64 * (count - 1))
+    return (*strides[:axis], step, *strides[axis + 1 :]), [(at * step, at * step + run) for at in range(count)]

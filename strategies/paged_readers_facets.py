@@ -8,6 +8,7 @@ from typing import Any
 from tridiff.harness.api import Facet
 from tridiff.strategies.paged_readers_case import CHOICES, VERY_NEGATIVE, ReaderCase
 from tridiff.strategies.paged_readers_room import NATIVE, STRIDES, native_word, strides_word
+from tridiff.strategies.properties import of_block
 
 
 def _field(name: str, description: str) -> Facet:
@@ -74,17 +75,6 @@ FACETS: Mapping[str, Facet] = {
     ),
 }
 
-TILE = 32
-"""Keys per tile of vLLM's readers where the page size is no power of two."""
-
-
-def block_class(case: ReaderCase) -> str:
-    """How pages and tiles of `TILE` keys meet."""
-    size = case.page_size
-    if size & (size - 1) == 0:
-        return "power of two"
-    return "straddles tiles of 32" if size % TILE else "multiple of 32"
-
 
 def layout_class(case: ReaderCase) -> str:
     """Whether a native kernel could read the caches, and if not how far apart their pages are."""
@@ -102,7 +92,7 @@ def _window(case: ReaderCase) -> str:
 
 
 PROPERTIES: Mapping[str, Callable[[Any], str]] = {
-    "block_class": block_class,
+    "block_class": of_block(),
     "page_size": lambda case: str(case.page_size),
     "layout_class": layout_class,
     "kind": lambda case: str(case.kind),

@@ -12,6 +12,9 @@ BLOCK_CLASSES = ("16 or 32", "power of two", "whole tiles", "straddled", "odd")
 as large as. "whole tiles": multiples of 32. "straddled": other multiples of 16, where tiles of 32 lie across two pages. "odd":
 the rest, which backends do not offer."""
 
+OFFERED_BLOCK_CLASSES = BLOCK_CLASSES[:-1]
+"""Those of page sizes that backends offer."""
+
 GROUPS = ("1", "power of two", "other")
 """Query heads that share a KV head."""
 
@@ -26,6 +29,11 @@ def block_class(page_size: int) -> str:
     if is_power_of_two(page_size):
         return "power of two"
     return "whole tiles" if page_size % 32 == 0 else "odd" if page_size % 16 else "straddled"
+
+
+def of_block(words: tuple[str, ...] = OFFERED_BLOCK_CLASSES) -> Property:
+    """The property `block_class` of Cases with a `page_size`."""
+    return Property(lambda case: block_class(case.page_size), words)
 
 
 def group_class(group_size: int) -> str:

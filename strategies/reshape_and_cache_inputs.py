@@ -9,10 +9,9 @@ import torch
 from tridiff.harness.api import Arena, Inputs
 from tridiff.strategies import cache_writes, cache_writes_victims, fp8
 from tridiff.strategies import cache_writes_values as values
+from tridiff.strategies.cache_writes_inputs import SCALES, live_cache, scaled_rows, scales_of, write_slots
 from tridiff.strategies.kv_caches import KVCache
 from tridiff.strategies.reshape_and_cache_case import ReshapeAndCacheCase
-
-_SCALES = {"key": "k_scale", "value": "v_scale"}
 
 
 def build(case: ReshapeAndCacheCase, arena: Arena) -> Inputs:
@@ -22,55 +21,20 @@ def build(case: ReshapeAndCacheCase, arena: Arena) -> Inputs:
     address space for far pages.
     """
     slots = cache_writes.slots_of(case)
-    placement = case.placement(slots)
     return {
-        **{role: _rows(case, arena, role) for role in _SCALES},
-        **{f"{role}_cache": _cache(case, arena, role, slots) for role in _SCALES},
-        "slot_mapping": cache_writes.write_slots(arena, case, slots, placement),
-        **{
-            name: values.scale_tensor(arena, name, getattr(case, name), case.scale_form, needed=case.is_fp8)
-            for name in _SCALES.values()
-        },
+        **scaled_rows(arena, case),
+        **{f"{role}_cache": _cache(case, arena, role, slots) for role in SCALES},
+        "slot_mapping": write_slots(arena, case, slots),
+        **scales_of(arena, case),
         "interleaved": case.kind == "interleaved",
         "platform": case.platform,
     }
 
 
-def _rows(case: ReshapeAndCacheCase, arena: Arena, role: str) -> torch.Tensor:
-    """The tensor `key` or `value`, [T + padding, H, width]."""
-    width = case.cache(role).width
-    content = values.numbers(
-        case.pattern,
-        case.sigma,
-        case.seed,
-        role,
-        (case.num_tokens, case.num_heads, width),
-        dtype=case.dtype,
-        cache_dtype=case.cache_dtype,
-        scale=getattr(case, _SCALES[role]),
-    )
-    fused = case.num_heads * (case.head_dim + case.head_dim_v)
-    layout = getattr(case, f"{role}_layout")
-    return cache_writes.write_rows(
-        arena, role, content, case.padding_rows, layout=layout, gap=case.gap, lead=case.lead, fused=fused
-    )
-
-
 def _cache(case: ReshapeAndCacheCase, arena: Arena, role: str, slots: cache_writes.Slots) -> torch.Tensor:
     """The tensor `key_cache` or `value_cache`, live, with the cells declared that must be written."""
-    cache, name = case.cache(role), f"{role}_cache"
-    placement = case.placement(slots)
-    tensor = cache.allocate(
-        arena,
-        name,
-        values.cache_type(case.dtype, case.cache_dtype),
-        placement,
-        lead=case.lead,
-        storage=case.storage,
-        guard=_guard(cache),
-    )
-    cache_writes.make_live(arena, name, case.seed, cache.index(*slots.places(placement)))
-    return tensor
+    cache = case.cache(role)
+    return live_cache(arena, f"{role}_cache", case, cache, slots, case.stored_dtype, guard=_guard(cache))
 
 
 def _guard(cache: KVCache) -> int:
@@ -81,10 +45,10 @@ def _guard(cache: KVCache) -> int:
 def victim(inputs: Inputs, name: str, cells: npt.NDArray[np.int64]) -> str:
     """What stood in the cache `name` at `cells`, and by which token it is overwritten; "" of any other tensor."""
     role = name.removesuffix("_cache")
-    if name == role or role not in _SCALES:
+    if name == role or role not in SCALES:
         return ""
     cache: torch.Tensor = inputs[name]
-    scale = inputs[_SCALES[role]]
+    scale = inputs[SCALES[role]]
     is_fp8 = cache.dtype in fp8.DTYPES.values()
     rows = values.as_stored(inputs[role], cache.dtype, 1.0 if scale is None or not is_fp8 else float(scale))
     known = _described(inputs, role)

@@ -15,15 +15,16 @@ and codes is dense, all other strides are the tensors' own. Rows are finite; T =
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Mapping
 from typing import Any
 
 from hypothesis import strategies as st
 
 from tridiff.harness.api import Domain, Op
 from tridiff.strategies import cache_writes, fp8, layouts
+from tridiff.strategies import cache_writes_facets as facets
 from tridiff.strategies import reshape_and_cache_per_token_head_case as fields
+from tridiff.strategies.cache_writes import cache_of
 from tridiff.strategies.cache_writes_dims import (
     CACHE_BYTES,
     PRESET_BYTES,
@@ -31,16 +32,16 @@ from tridiff.strategies.cache_writes_dims import (
     Shape,
     Sizes,
     affordable,
-    allowed_shapes,
     seeds,
     shapes_of,
     size_fields,
 )
+from tridiff.strategies.cache_writes_drawing import Writes, allowed_rows, also, row_fields, write_fields
+from tridiff.strategies.cache_writes_facets import PLACEMENTS
 from tridiff.strategies.draws import Weights, allowed, choose
 from tridiff.strategies.kv_caches import ORDERS, PAGES
 from tridiff.strategies.models import GQA_MODELS, names
-from tridiff.strategies.reshape_and_cache_per_token_head_case import ReshapeAndCachePerTokenHeadCase, cache_of, scale_strides
-from tridiff.strategies.reshape_and_cache_per_token_head_facets import FACETS
+from tridiff.strategies.reshape_and_cache_per_token_head_case import ReshapeAndCachePerTokenHeadCase, scale_strides
 from tridiff.strategies.reshape_and_cache_per_token_head_inputs import build, victim
 
 __all__ = ["OP", "ReshapeAndCachePerTokenHeadCase", "build", "cases", "preset_cases", "within"]
@@ -52,7 +53,7 @@ SIGMAS = {1.0: 7, 0.1: 1, 30.0: 2, 1e-3: 1, 1e-5: 2, 1e-7: 1, 1e30: 1, 1e-39: 1}
 """Standard deviations. With 1e-5 and less the scale is the least one; 1e-39 is subnormal in float32."""
 
 NUM_HEADS = {1: 6, 2: 6, 3: 2, 4: 3, 5: 1, 8: 2, 16: 1}
-HEAD_DIMS = {16: 6, 64: 6, 80: 3, 96: 2, 128: 6, 192: 2, 256: 2, 17: 2, 71: 1, 8: 1, 2: 1}
+HEAD_DIMS = {16: 6, 64: 6, 80: 3, 96: 2, 128: 6, 192: 2, 256: 2, 17: 2, 71: 1, 8: 1, 2: 1, 129: 1}
 
 INDEPENDENT: Mapping[str, Weights[Any]] = {
     "dtype": DTYPE_WEIGHTS,
@@ -64,7 +65,6 @@ INDEPENDENT: Mapping[str, Weights[Any]] = {
     "value_pages": PAGES,
     "k_scale_layout": fields.SCALE_LAYOUTS,
     "v_scale_layout": fields.SCALE_LAYOUTS,
-    "far": cache_writes.FAR,
 }
 """Facets of which any allowed value will do."""
 
@@ -81,20 +81,20 @@ class Room:
         self.domain = domain
         self.most_bytes = most_bytes
         self.codes = allowed(_code_weights(domain), domain, "cache_dtype")
-        self.sizes = Sizes(
-            heads=allowed(NUM_HEADS, domain, "num_heads"),
-            pairs=Pairs(domain, HEAD_DIMS, HEAD_DIMS, {}),
-            shapes=None if shapes is None else allowed_shapes(shapes, domain),
-        )
+        self.sizes = Sizes(domain, NUM_HEADS, Pairs(domain, HEAD_DIMS, HEAD_DIMS, {}), shapes)
+        self.writes = Writes(domain, far=self.sizes.far)
+        self.offered = {name: allowed(weights, domain, name) for name, weights in INDEPENDENT.items()}
+        self.rows = {name: allowed_rows(domain, name) for name in ("key_layout", "value_layout")}
         self.seeds = seeds(domain)
 
     @property
     def is_empty(self) -> bool:
         """Whether the domain leaves nothing."""
-        offered = [allowed(weights, self.domain, name) for name, weights in INDEPENDENT.items()]
-        rows = [cache_writes.allowed_rows(self.domain, name) for name in ("key_layout", "value_layout")]
-        has = all((*offered, *rows, self.codes, self.seeds)) and not self.sizes.is_empty
-        return not (has and cache_writes.can_write(self.domain))
+        return (
+            self.sizes.is_empty
+            or self.writes.is_empty
+            or not all((*self.offered.values(), *self.rows.values(), self.codes, self.seeds))
+        )
 
 
 def _code_weights(domain: Domain) -> Weights[str]:
@@ -118,50 +118,46 @@ def preset_cases(domain: Domain) -> st.SearchStrategy[ReshapeAndCachePerTokenHea
 @st.composite
 def _cases(draw: st.DrawFn, room: Room) -> ReshapeAndCachePerTokenHeadCase:
     """Draws in the order in which fields should become simple: dtypes, values, slots, shape, layouts."""
-    domain = room.domain
     drawn: dict[str, Any] = {"cache_dtype": draw(choose(room.codes))}
     for name in ("dtype", "pattern"):
-        drawn[name] = draw(choose(allowed(INDEPENDENT[name], domain, name)))
+        drawn[name] = draw(choose(room.offered[name]))
     drawn["sigma"] = draw(choose(SIGMAS, lambda sigma: fields.suits(sigma, drawn["dtype"])))
-    drawn |= draw(cache_writes.write_fields(domain))
+    drawn |= draw(write_fields(room.writes))
     pages = cache_writes.pool_size(drawn["placing"], drawn["num_tokens"], drawn["page_size"])
     tokens: int = pages * drawn["page_size"]
 
     def cost(heads: int, key: int, value: int) -> int:
         return tokens * heads * (key + value + _BYTES_OF_SCALES)
 
-    drawn |= draw(size_fields(room.sizes, cost, room.most_bytes / 4))  # layouts can take the rest
+    drawn |= draw(size_fields(room.sizes, cost, room.most_bytes / 4, drawn["far"]))  # layouts can take the rest
     drawn = draw(_layouts(room, drawn, pages))
-    drawn["far"] = draw(choose(allowed(cache_writes.FAR, domain, "far")))
     seed = draw(choose(room.seeds))
-    return ReshapeAndCachePerTokenHeadCase(**drawn, **layouts.placement_fields(seed), platform=domain.platform, seed=seed)
+    return ReshapeAndCachePerTokenHeadCase(**drawn, **layouts.placement_fields(seed), platform=room.domain.platform, seed=seed)
 
 
 @st.composite
 def _layouts(draw: st.DrawFn, room: Room, drawn: Mapping[str, Any], pages: int) -> dict[str, Any]:
     """Layouts of caches, scales and rows."""
-    known = dict(drawn) | {"gap": draw(choose(allowed(INDEPENDENT["gap"], room.domain, "gap")))}
+    known = dict(drawn) | {"gap": draw(choose(room.offered["gap"]))}
     for role in ("key", "value"):
         known |= draw(_cache_layout(room, known, role, pages))
     tokens, heads, gap = drawn["page_size"], drawn["num_heads"], known["gap"]
-    for name in ("k_scale_layout", "v_scale_layout"):
-        offered = allowed(INDEPENDENT[name], room.domain, name)
+    for name, twin in (("k_scale_layout", ""), ("v_scale_layout", "k_scale_layout")):
+        offered = also(known.get(twin, ""), room.offered[name])
         fits = affordable(offered, lambda layout: 4 * pages * scale_strides(layout, tokens, heads, gap)[0], room.most_bytes / 4)
         known[name] = draw(choose(offered, fits))
-    for name in ("key_layout", "value_layout"):
-        known[name] = draw(choose(cache_writes.allowed_rows(room.domain, name)))
-    return known
+    return known | draw(row_fields(room.rows))
 
 
 @st.composite
 def _cache_layout(draw: st.DrawFn, room: Room, known: Mapping[str, Any], role: str, pages: int) -> dict[str, str]:
     """Order and pages of one cache of codes. That of the values often has those of the keys, as in production."""
-    orders, distances = (allowed(INDEPENDENT[f"{role}_{part}"], room.domain, f"{role}_{part}") for part in ("order", "pages"))
+    orders, distances = room.offered[f"{role}_order"], room.offered[f"{role}_pages"]
     if role == "value":
-        orders, distances = _also(known["key_order"], orders), _also(known["key_pages"], distances)
+        orders, distances = also(known["key_order"], orders), also(known["key_pages"], distances)
 
     def cost(order: str, distance: str) -> int:
-        return pages * cache_of(role, {**known, f"{role}_order": order, f"{role}_pages": distance}).page_stride
+        return pages * cache_of(role, {**known, f"{role}_order": order, f"{role}_pages": distance}, itemsize=1).page_stride
 
     most = room.most_bytes / 2
     fits = affordable(orders, lambda order: min(cost(order, distance) for distance in distances), most)
@@ -170,11 +166,6 @@ def _cache_layout(draw: st.DrawFn, room: Room, known: Mapping[str, Any], role: s
         f"{role}_order": order,
         f"{role}_pages": draw(choose(distances, affordable(distances, lambda distance: cost(order, distance), most))),
     }
-
-
-def _also(value: str, weights: Weights[str]) -> Weights[str]:
-    """`weights`, of which `value`, where it is one of them, comes in about half of the cases."""
-    return {**weights, value: sum(weights.values())} if value in weights else weights
 
 
 def within(case: ReshapeAndCachePerTokenHeadCase, domain: Domain) -> bool:
@@ -191,16 +182,6 @@ def layout_class(case: ReshapeAndCachePerTokenHeadCase) -> str:
     )
 
 
-def _placed(*, lead: int, storage: str) -> Callable[[ReshapeAndCachePerTokenHeadCase], ReshapeAndCachePerTokenHeadCase]:
-    return lambda case: replace(case, lead=lead, storage=storage)
-
-
-PLACEMENTS = {
-    "production": _placed(lead=0, storage="large"),
-    "small": _placed(lead=0, storage="small"),
-    "misaligned": _placed(lead=1, storage="large"),
-}
-
 OP = Op(
     name="reshape_and_cache_per_token_head",
     case=ReshapeAndCachePerTokenHeadCase,
@@ -211,13 +192,12 @@ OP = Op(
     within=within,
     compile_time=frozenset({"platform", "head_dim", "head_dim_v", "dtype", "cache_dtype", "slot_dtype", "storage", "lead"}),
     placements=PLACEMENTS,
-    facets=FACETS,
-    properties={
-        **cache_writes.PROPERTIES,
-        "dtype": lambda case: case.dtype,
-        "cache_dtype": lambda case: case.cache_dtype,
-        "layout_class": layout_class,
-        "pattern": lambda case: case.pattern,
-    },
+    facets=facets.facets_of(
+        ReshapeAndCachePerTokenHeadCase,
+        cache_dtype="dtype of the codes",
+        k_scale_layout="memory of the keys' scales, see `scale_strides`",
+        v_scale_layout="memory of the values' scales, likewise",
+    ),
+    properties=facets.properties_of(layout_class),
     victim=victim,
 )

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import ClassVar
 
 import torch
 
-from tridiff.harness.api import require, require_one_of, require_range
-from tridiff.strategies import cache_writes
+from tridiff.harness.api import require
+from tridiff.strategies.cache_writes import Choices, HeadsCase, Ranges, cache_of
 from tridiff.strategies.kv_caches import ORDERS, PAGES, KVCache
-from tridiff.strategies.layouts import STORAGES, Placement, Strides
+from tridiff.strategies.layouts import Placement, Span, Strides, far_axis
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 CACHE_DTYPES = {
@@ -19,7 +18,6 @@ CACHE_DTYPES = {
     "float8_e4m3fn": torch.float8_e4m3fn,
     "float8_e4m3fnuz": torch.float8_e4m3fnuz,
 }
-PLATFORMS = ("hip", "cuda")
 
 SCALE_LAYOUTS = {"packed": 5, "padded_heads": 3, "heads_in_page": 3, "padded_pages": 2}
 """Memory of a cache of scales [pages, page size, heads], see `scale_strides`."""
@@ -31,110 +29,70 @@ LARGEST_VALUE = 4.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReshapeAndCachePerTokenHeadCase:
-    """Parameters of one call; the defaults are the simplest case.
+class ReshapeAndCachePerTokenHeadCase(HeadsCase):
+    """Parameters of one call; the defaults are the simplest case. Fields that other writers have: see `HeadsCase`.
 
-    What the call computes: `num_tokens` (T) tokens of `num_heads` (H) heads, keys of width `head_dim` (D) and values of
-    `head_dim_v` (Dv), of `dtype`; `cache_dtype` of the codes; `platform`. Which slots the tokens have, and of what dtype, on
-    pages of `page_size` tokens: `negatives`, `negative_slot`, `placing`, `slot_order`, `first_page`, `slot_dtype`, see
-    `cache_writes`; `padding_rows` of key and value behind the last token.
-
-    Where it lies: `key_order` and `key_pages`, `value_order` and `value_pages` of the caches, see `kv_caches`;
-    `k_scale_layout` and `v_scale_layout`, see `scale_strides`; `key_layout` and `value_layout` of the rows, see
-    `layouts.row_strides`; `gap`, elements of each gap or padding in those; `lead`, elements by which rows and caches begin past
-    a 16-byte boundary; `storage` of the caches, "large" beyond 2 GiB; `far`, "pages" where the last lie beyond 2^31 elements.
-
-    What it holds: `pattern` and `sigma`, see `reshape_and_cache_per_token_head_values`; `seed`.
-
-    `model`: name and rank count of the preset, "" without one.
+    `key_order` and `key_pages`, `value_order` and `value_pages` of the caches, see `kv_caches`; `k_scale_layout` and
+    `v_scale_layout`, see `scale_strides`; `cache_dtype` of the codes; `pattern` and `sigma`, see
+    `reshape_and_cache_per_token_head_values`.
     """
 
-    model: str = ""
-    platform: str = "hip"
-    num_tokens: int = 1
-    padding_rows: int = 0
-    negatives: str = "none"
-    negative_slot: str = "minus_one"
-    placing: str = "run"
-    slot_order: str = "ascending"
-    first_page: str = "spare"
-    slot_dtype: str = "int64"
-    page_size: int = 16
-    num_heads: int = 1
-    head_dim: int = 16
-    head_dim_v: int = 16
+    RANGES: ClassVar[Ranges] = {**HeadsCase.RANGES, "sigma": (0.0, 1e37)}
+    CHOICES: ClassVar[Choices] = {
+        **HeadsCase.CHOICES,
+        **{"key_order": ORDERS, "value_order": ORDERS, "key_pages": PAGES, "value_pages": PAGES},
+        **{"k_scale_layout": SCALE_LAYOUTS, "v_scale_layout": SCALE_LAYOUTS},
+        **{"dtype": DTYPES, "cache_dtype": CACHE_DTYPES, "pattern": PATTERNS},
+    }
+
     key_order: str = "token_major"
     value_order: str = "token_major"
     key_pages: str = "packed"
     value_pages: str = "packed"
     k_scale_layout: str = "packed"
     v_scale_layout: str = "packed"
-    far: str = "none"
-    key_layout: str = "packed"
-    value_layout: str = "packed"
-    gap: int = 16
-    lead: int = 0
-    storage: str = "small"
-    dtype: str = "float32"
     cache_dtype: str = "int8"
-    pattern: str = "gaussian"
-    sigma: float = 1.0
-    seed: int = 0
 
-    def __post_init__(self) -> None:
-        """Raise `CaseError` for the first field that is out of its range."""
-        require(len(self.model) <= 80, f"model={self.model!r}: must have at most 80 characters")
-        cache_writes.check_writes(self)
-        for field, (low, high) in _RANGES.items():
-            require_range(field, getattr(self, field), low, high)
-        for field, allowed in CHOICES.items():
-            require_one_of(field, getattr(self, field), allowed)
+    def check(self) -> None:
+        """Raise `CaseError` where numbers overflow their dtype."""
         require(
             suits(self.sigma, self.dtype),
             f"sigma={self.sigma}: must be at most {_most_sigma(self.dtype):.4g}, or values overflow {self.dtype}",
         )
-        cache_writes.check_slots(self, self.placement(cache_writes.slots_of(self)).num_pages)
+
+    @property
+    def stored_dtype(self) -> torch.dtype:
+        """The dtype of the codes."""
+        return CACHE_DTYPES[self.cache_dtype]
 
     def cache(self, role: str) -> KVCache:
         """The cache of codes "key" or "value"."""
-        return cache_of(role, vars(self))
+        return cache_of(role, vars(self), itemsize=1)
 
     def scale_strides(self, role: str) -> Strides:
         """Strides of the scales of "key" or "value", see `scale_strides`."""
-        layout = self.k_scale_layout if role == "key" else self.v_scale_layout
-        return scale_strides(layout, self.page_size, self.num_heads, self.gap)
+        return scale_strides(self._scale_layout(role), self.page_size, self.num_heads, self.gap)
 
-    def placement(self, slots: cache_writes.Slots) -> Placement:
-        """Where the pages of all caches lie."""
-        strides = [stride for role in ("key", "value") for stride in (self.cache(role).page_stride, self.scale_strides(role)[0])]
-        return cache_writes.placed(slots, self.far, *strides)
+    def stretched_scales(self, role: str, placement: Placement) -> tuple[Strides, list[Span] | None]:
+        """As `KVCache.stretched`, of scales."""
+        if self.far == "heads":
+            axis, count, one = 2, self.num_heads, scale_strides(self._scale_layout(role), self.page_size, 1, self.gap)
+        elif self.far == "positions":
+            axis, count, one = 1, self.page_size, scale_strides(self._scale_layout(role), 1, self.num_heads, self.gap)
+        else:
+            strides = self.scale_strides(role)
+            return strides, placement.committed(strides[0])
+        return far_axis(one, axis, count, placement.num_pages * one[0])
 
+    def _scale_layout(self, role: str) -> str:
+        return self.k_scale_layout if role == "key" else self.v_scale_layout
 
-_RANGES: Mapping[str, tuple[float, float]] = {
-    "num_heads": (1, 1024),
-    "head_dim": (1, 4096),
-    "head_dim_v": (1, 4096),
-    "gap": (1, 65536),
-    "lead": (0, 64),
-    "sigma": (0.0, 1e37),
-    "seed": (0, 2**63 - 1),
-}
-
-CHOICES: Mapping[str, Iterable[object]] = {
-    "platform": PLATFORMS,
-    "key_order": ORDERS,
-    "value_order": ORDERS,
-    "key_pages": PAGES,
-    "value_pages": PAGES,
-    "k_scale_layout": SCALE_LAYOUTS,
-    "v_scale_layout": SCALE_LAYOUTS,
-    "key_layout": cache_writes.ROW_LAYOUTS,
-    "value_layout": cache_writes.ROW_LAYOUTS,
-    "storage": STORAGES,
-    "dtype": DTYPES,
-    "cache_dtype": CACHE_DTYPES,
-    "pattern": PATTERNS,
-}
+    @property
+    def page_strides(self) -> tuple[int, ...]:
+        """Of codes and scales of both."""
+        return tuple(
+            stride for role in ("key", "value") for stride in (self.cache(role).page_stride, self.scale_strides(role)[0])
+        )
 
 
 def suits(sigma: float, dtype: str) -> bool:
@@ -144,23 +102,6 @@ def suits(sigma: float, dtype: str) -> bool:
 
 def _most_sigma(dtype: str) -> float:
     return float(torch.finfo(DTYPES[dtype]).max) / LARGEST_VALUE
-
-
-def cache_of(role: str, fields: Mapping[str, Any]) -> KVCache:
-    """The cache "key" or "value" of a case with such `fields`."""
-    widths = {"key": fields["head_dim"], "value": fields["head_dim_v"]}
-    return KVCache(
-        role=role,
-        kind="nhd",
-        order=fields[f"{role}_order"],
-        pages=fields[f"{role}_pages"],
-        gap=fields["gap"],
-        page_size=fields["page_size"],
-        num_heads=fields["num_heads"],
-        width=widths[role],
-        neighbour=widths["value" if role == "key" else "key"],
-        itemsize=1,
-    )
 
 
 def scale_strides(layout: str, page_size: int, num_heads: int, gap: int) -> Strides:

@@ -9,15 +9,10 @@ import torch
 from tridiff.harness.api import Arena, Inputs
 from tridiff.strategies import cache_writes_victims
 from tridiff.strategies import reshape_and_cache_per_token_head_values as values
-from tridiff.strategies.cache_writes import Slots, make_live, slots_of, write_rows, write_slots
-from tridiff.strategies.layouts import LARGE_STORAGE_BYTES, Placement
-from tridiff.strategies.reshape_and_cache_per_token_head_case import (
-    CACHE_DTYPES,
-    ReshapeAndCachePerTokenHeadCase,
-)
-
-SIDES = {"key": "k_scale", "value": "v_scale"}
-"""The caches of codes, and the name that the scales of each have."""
+from tridiff.strategies.cache_writes import Slots, slots_of
+from tridiff.strategies.cache_writes_inputs import SCALES, heads_rows, live_cache, make_live, write_slots
+from tridiff.strategies.layouts import LARGE_STORAGE_BYTES
+from tridiff.strategies.reshape_and_cache_per_token_head_case import ReshapeAndCachePerTokenHeadCase
 
 
 def build(case: ReshapeAndCachePerTokenHeadCase, arena: Arena) -> Inputs:
@@ -27,46 +22,32 @@ def build(case: ReshapeAndCachePerTokenHeadCase, arena: Arena) -> Inputs:
     no address space for far pages.
     """
     slots = slots_of(case)
-    placement = case.placement(slots)
-    tokens = {role: _rows(case, arena, role) for role in SIDES}
-    codes = {f"{role}_cache": _codes(case, arena, role, slots, placement) for role in SIDES}
-    scales = {f"{SIDES[role]}_cache": _scales(case, arena, role, slots, placement) for role in SIDES}
     return {
-        **tokens,
-        **codes,
-        **scales,
-        "slot_mapping": write_slots(arena, case, slots, placement),
+        **{role: heads_rows(arena, case, role, values.rows(case, role, case.width(role))) for role in SCALES},
+        **{f"{role}_cache": _codes(case, arena, role, slots) for role in SCALES},
+        **{f"{SCALES[role]}_cache": _scales(case, arena, role, slots) for role in SCALES},
+        "slot_mapping": write_slots(arena, case, slots),
         "platform": case.platform,
     }
 
 
-def _rows(case: ReshapeAndCachePerTokenHeadCase, arena: Arena, role: str) -> torch.Tensor:
-    own, other = (case.head_dim, case.head_dim_v) if role == "key" else (case.head_dim_v, case.head_dim)
-    content = values.rows(case, role, own)
-    layout = case.key_layout if role == "key" else case.value_layout
-    fused = case.num_heads * (own + 2 * other)  # as many query heads as KV heads beside this side and the other one
-    return write_rows(arena, role, content, case.padding_rows, layout=layout, gap=case.gap, lead=case.lead, fused=fused)
-
-
-def _codes(case: ReshapeAndCachePerTokenHeadCase, arena: Arena, role: str, slots: Slots, placement: Placement) -> torch.Tensor:
-    cache, name = case.cache(role), f"{role}_cache"
+def _codes(case: ReshapeAndCachePerTokenHeadCase, arena: Arena, role: str, slots: Slots) -> torch.Tensor:
+    cache = case.cache(role)
     guard = cache.strides[1]  # slot -1 lies so far below the cache
-    dtype = CACHE_DTYPES[case.cache_dtype]
-    tensor = cache.allocate(arena, name, dtype, placement, lead=case.lead, storage=case.storage, guard=guard)
-    make_live(arena, name, case.seed, cache.index(*slots.places(placement)))
-    return tensor
+    return live_cache(arena, f"{role}_cache", case, cache, slots, case.stored_dtype, guard=guard)
 
 
-def _scales(case: ReshapeAndCachePerTokenHeadCase, arena: Arena, role: str, slots: Slots, placement: Placement) -> torch.Tensor:
-    name, strides = f"{SIDES[role]}_cache", case.scale_strides(role)
+def _scales(case: ReshapeAndCachePerTokenHeadCase, arena: Arena, role: str, slots: Slots) -> torch.Tensor:
+    name, placement = f"{SCALES[role]}_cache", case.placement(slots)
+    strides, committed = case.stretched_scales(role, placement)
     tensor = arena.tensor(
         name,
         (placement.num_pages, case.page_size, case.num_heads),
         torch.float32,
         strides=strides,
-        committed=placement.committed(strides[0]),
+        committed=committed,
         storage_bytes=LARGE_STORAGE_BYTES if case.storage == "large" else 0,
-        guard=strides[1],
+        guard=case.scale_strides(role)[1],
     )
     page, offset = slots.places(placement)
     make_live(arena, name, case.seed, (page[:, None], offset[:, None], torch.arange(case.num_heads)[None]))
@@ -75,7 +56,7 @@ def _scales(case: ReshapeAndCachePerTokenHeadCase, arena: Arena, role: str, slot
 
 def victim(inputs: Inputs, name: str, cells: npt.NDArray[np.int64]) -> str:
     """What stood in one of the caches at `cells`, and by which token it is overwritten; "" of any other tensor."""
-    role = {f"{part}_cache": role for role, scale in SIDES.items() for part in (role, scale)}.get(name)
+    role = {f"{part}_cache": role for role, scale in SCALES.items() for part in (role, scale)}.get(name)
     if role is None:
         return ""
     cache, is_scale = inputs[name], not name.startswith(role)

@@ -7,8 +7,8 @@ FAULTS = (
         "description": "Negative slots are clamped to 0, where live data is overwritten.",
         "patches": (
             (
-                "slot = tl.load(slots + token * slot_stride).to(tl.int64)",
-                "slot = tl.maximum(tl.load(slots + token * slot_stride).to(tl.int64), 0)",
+                "slot = tl.load(slots + token).to(tl.int64)",
+                "slot = tl.maximum(tl.load(slots + token).to(tl.int64), 0)",
             ),
         ),
         "checks": ("corruption",),
@@ -68,5 +68,19 @@ FAULTS = (
         "description": "Every row is taken for a token, also those that have no slot.",
         "patches": (("slot_mapping.shape[0], kv_c.shape[1]", "kv_c.shape[0], kv_c.shape[1]"),),
         "checks": ("bounds",),
+    },
+    {
+        "name": "token_offset_32bit",
+        "kernel": "concat_and_cache_mla",
+        "description": "The offset of a token in the rows is computed in 32 bits and wraps beyond 2^31 elements.",
+        "patches": (("token = tl.program_id(0).to(tl.int64)", "token = tl.program_id(0)"),),
+        "checks": ("bounds",),
+    },
+    {
+        "name": "one_tile",
+        "kernel": "concat_and_cache_mla",
+        "description": "What of a slot does not fit the first tile is not written.",
+        "patches": (("triton.cdiv(latent + rotary, TILE)", "1"),),
+        "checks": ("unwritten",),
     },
 )

@@ -11,8 +11,8 @@ FAULTS = (
         "description": "Negative slots are clamped to 0, where live data is overwritten.",
         "patches": (
             (
-                "slot = tl.load(slots + token * slot_stride).to(tl.int64)",
-                "slot = tl.maximum(tl.load(slots + token * slot_stride).to(tl.int64), 0)",
+                "slot = tl.load(slots + token).to(tl.int64)",
+                "slot = tl.maximum(tl.load(slots + token).to(tl.int64), 0)",
             ),
         ),
         "checks": ("corruption",),
@@ -144,7 +144,7 @@ FAULTS = (
         "name": "slot_32bit",
         "kernel": "reshape_and_cache",
         "description": "Slots of 32 bits stay so, and the offset of a page with them, which wraps beyond 2^31 elements.",
-        "patches": (("slot = tl.load(slots + token * slot_stride).to(tl.int64)", "slot = tl.load(slots + token * slot_stride)"),),
+        "patches": (("slot = tl.load(slots + token).to(tl.int64)", "slot = tl.load(slots + token)"),),
         "checks": ("bounds",),
     },
     {
@@ -200,5 +200,26 @@ FAULTS = (
         "description": "Keys of tokens are taken to follow each other without gaps, whatever their stride.",
         "patches": (("*key.stride()[:2]", "heads * key_width, key_width"),),
         "checks": ("bounds", "nan", "mismatch"),
+    },
+    {
+        "name": "token_offset_32bit",
+        "kernel": "reshape_and_cache",
+        "description": "The offset of a token in the rows is computed in 32 bits and wraps beyond 2^31 elements.",
+        "patches": (("token = tl.program_id(0).to(tl.int64)", "token = tl.program_id(0)"),),
+        "checks": ("bounds",),
+    },
+    {
+        "name": "head_offset_32bit",
+        "kernel": "reshape_and_cache",
+        "description": "The offset of a head is computed in 32 bits and wraps beyond 2^31 elements.",
+        "patches": (("head = (element // width).to(tl.int64)", "head = element // width"),),
+        "checks": ("bounds",),
+    },
+    {
+        "name": "position_offset_32bit",
+        "kernel": "reshape_and_cache",
+        "description": "The offset of a position in its page is computed in 32 bits and wraps beyond 2^31 elements.",
+        "patches": (("return (entry // pack).to(tl.int64) * step", "return (entry // pack).to(tl.int32) * step"),),
+        "checks": ("bounds",),
     },
 )

@@ -7,8 +7,8 @@ FAULTS = (
         "description": "Negative slots are clamped to 0, where live data is overwritten.",
         "patches": (
             (
-                "slot = tl.load(slots + token * slot_stride).to(tl.int64)",
-                "slot = tl.maximum(tl.load(slots + token * slot_stride).to(tl.int64), 0)",
+                "slot = tl.load(slots + token).to(tl.int64)",
+                "slot = tl.maximum(tl.load(slots + token).to(tl.int64), 0)",
             ),
         ),
         "checks": ("corruption",),
@@ -84,5 +84,12 @@ FAULTS = (
             ("triton.cdiv(heads * (key_width + value_width), TILE)", "max(1, heads * (key_width + value_width) // TILE)"),
         ),
         "checks": ("unwritten",),
+    },
+    {
+        "name": "head_offset_32bit",
+        "kernel": "reshape_and_cache_diffkv",
+        "description": "The offset of a head is computed in 32 bits and wraps beyond 2^31 elements.",
+        "patches": (("head = (element // width).to(tl.int64)", "head = element // width"),),
+        "checks": ("bounds",),
     },
 )

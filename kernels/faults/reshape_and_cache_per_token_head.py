@@ -7,8 +7,8 @@ FAULTS = (
         "description": "Negative slots are clamped to 0, where live data is overwritten.",
         "patches": (
             (
-                "slot = tl.load(slots + token * slot_stride).to(tl.int64)",
-                "slot = tl.maximum(tl.load(slots + token * slot_stride).to(tl.int64), 0)",
+                "slot = tl.load(slots + token).to(tl.int64)",
+                "slot = tl.maximum(tl.load(slots + token).to(tl.int64), 0)",
             ),
         ),
         "checks": ("corruption",),
@@ -114,5 +114,12 @@ FAULTS = (
             ("for start in range(0, width, tile):\n        columns", "for start in range(0, tile, tile):\n        columns"),
         ),
         "checks": ("unwritten",),
+    },
+    {
+        "name": "head_offset_32bit",
+        "kernel": "reshape_and_cache_per_token_head",
+        "description": "The offset of a head is computed in 32 bits and wraps beyond 2^31 elements.",
+        "patches": (("head = tl.program_id(1).to(tl.int64)", "head = tl.program_id(1)"),),
+        "checks": ("bounds",),
     },
 )

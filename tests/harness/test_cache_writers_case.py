@@ -349,7 +349,8 @@ def test_the_slot_before_the_first_is_watched(name: str) -> None:
         wide["num_heads"] = 16
     if name == "reshape_and_cache_per_token_head":
         wide |= {"k_scale_layout": "padded_heads", "v_scale_layout": "padded_heads"}
-    for case in (*drawn(name)[:20], case_of(name, **wide)):
+    near = [case for case in drawn(name)[:25] if case.far != "positions"]
+    for case in (*near, case_of(name, **wide)):
         inputs, _ = built(name, case)
         assert all(inputs[cache].storage_offset() >= inputs[cache].stride(1) for cache in CACHES[name])
 

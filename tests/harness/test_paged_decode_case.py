@@ -94,7 +94,7 @@ def test_everything_is_drawn() -> None:
     for name, choices in expected.items():
         assert {getattr(case, name) for case in found} >= choices, name
     assert {0, 1, 2, 5, 33} <= {queries for case in found for queries in case.query_lens}
-    assert {"power of two", "multiple of 32", "straddles tiles of 32"} == {OP.properties["block_class"](case) for case in found}
+    assert {"16 or 32", "power of two", "whole tiles", "straddled"} == {OP.properties["block_class"](case) for case in found}
     layouts = {OP.properties["layout_class"](case) for case in found}
     assert layouts == {"packed", "own strides", "padded heads", "block_interior", "padded", "layers"}
 

@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 from tridiff.harness.api import Arena, CaseError, Domain, Poison, from_json, to_json
 from tridiff.harness.domains import outside
 from tridiff.harness.runner.minimise import minimised
-from tridiff.strategies import cache_writes, fp8, reshape_and_cache_case
+from tridiff.strategies import cache_writes, fp8
+from tridiff.strategies.cache_writes_facets import PLACEMENTS
 from tridiff.strategies.kv_caches import KINDS, PAGE_SIZES
 from tridiff.strategies.reshape_and_cache import (
     OP,
-    PLACEMENTS,
     PRESET_BYTES,
     ReshapeAndCacheCase,
     build,
@@ -91,7 +91,7 @@ def test_every_page_size_is_drawn() -> None:
 )
 def test_every_choice_is_drawn(name: str) -> None:
     """Of all that an Op's facet names, and of what a case chooses from."""
-    offered = {**reshape_and_cache_case.CHOICES, **cache_writes.CHOICES}[name]
+    offered = Case.CHOICES[name]
 
     assert {getattr(case, name) for case in drawn()} == set(offered)
 
@@ -244,15 +244,18 @@ def test_failures_shrink_to_what_matters(condition: Callable[[Case], bool], expe
         ),
         ({"kind": "head_major", "head_dim": 17}, "head_dim=17: must be a multiple of x=4 in kind 'head_major'"),
         ({"kind": "interleaved", "page_size": 6}, "page_size=6: must be a multiple of p=4 in kind 'interleaved'"),
-        ({"k_scale": 2.0}, "k_scale=2.0: must be 1.0 unless the caches hold FP8"),
-        ({"dtype": "float8_e5m2", "cache_dtype": "bfloat16"}, "cache_dtype='bfloat16': must be 'same' for tokens of dtype"),
-        ({"cache_dtype": "float32"}, "cache_dtype='float32': must be 'same' for tokens of dtype 'float32'"),
-        ({"scale_form": "vector"}, "scale_form='vector': must be combined with caches in FP8"),
+        ({"k_scale": 2.0}, "k_scale=2.0: must be 1.0 unless the cache is in FP8"),
+        ({"dtype": "float8_e5m2", "cache_dtype": "bfloat16"}, "cache_dtype='bfloat16': must be 'same', or a dtype"),
+        ({"cache_dtype": "float32"}, "cache_dtype='float32': must be 'same', or a dtype"),
+        ({"scale_form": "vector"}, "scale_form='vector': must be 'scalar', or 'unread' of a cache that is not in FP8"),
         (
             {"cache_dtype": "float8_e5m2", "scale_form": "unread"},
-            "scale_form='unread': must be combined with caches that are not",
+            "scale_form='unread': must be 'scalar', or 'unread' of a cache that is not",
         ),
         ({"num_heads": 0}, "num_heads=0: must be from 1 to 1024"),
+        ({"far": "heads", "num_heads": 2}, "num_heads=2: must be at least 3 where far='heads'"),
+        ({"far": "tokens", "num_tokens": 3, "padding_rows": 1}, "padding_rows=1: must be 0 where far='tokens'"),
+        ({"far": "positions", "kind": "interleaved"}, "far='positions': must be combined with kind 'nhd', not 'interleaved'"),
     ],
 )
 def test_cases_that_are_not_legal(fields: dict[str, Any], message: str) -> None:

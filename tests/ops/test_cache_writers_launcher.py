@@ -83,6 +83,7 @@ COMMON: dict[str, tuple[Change, str]] = {
         r"_cache has stride 2 in its last dimension",
     ),
     "slots of two dimensions": (lambda a: {"slot_mapping": a["slot_mapping"][None]}, r"slot_mapping has 2 dimensions: must be 1"),
+    "slots apart": (lambda a: {"slot_mapping": a["slot_mapping"].repeat(2)[::2]}, r"slot_mapping has stride 2 in its last"),
     "more slots than tokens": (
         lambda _: {"slot_mapping": torch.zeros(4).long()},
         r"slot_mapping has 4 slots: must have at most 3",
