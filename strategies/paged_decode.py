@@ -60,7 +60,7 @@ def _cases(draw: st.DrawFn, room: ReaderRoom) -> PagedDecodeCase:
     page_size = draw(paged_readers.page_size(room, shape))
     drawn |= shape.fields | {"page_size": page_size}
     drawn |= draw(paged_readers.sequences(room, shape, page_size, QUERY_LENS))
-    drawn |= draw(paged_readers.features(domain, drawn["seq_lens"]))
+    drawn |= draw(paged_readers.features(domain, drawn["pattern"], drawn["seq_lens"]))
     drawn |= draw(paging.paging_fields(domain))
     num_pages = paging.pool_size(drawn["seq_lens"], page_size)
     drawn |= draw(paged_readers.cache_layouts(room, shape, page_size, num_pages))

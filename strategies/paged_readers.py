@@ -28,7 +28,15 @@ from tridiff.strategies.paged_readers_room import (
     scale_form,
 )
 
-PATTERNS = {**profiles.PATTERNS, VERY_NEGATIVE: 2}
+PATTERNS = {
+    **{"gaussian": 13, "peaked": 22, "sink": 2, "identical": 4, "mixed_norms": 2},
+    **{"near_duplicates": 3, "one_hot": 2, "constant": 1, "limits": 2, VERY_NEGATIVE: 4},
+}
+"""What an output alone, without a log-sum-exp beside it, hardly shows, is rarer than in `profiles`: equal values, one key of norm
+1e-3 among others of 100, large norms."""
+SIGMAS = {1.0: 7, 0.1: 1, 10.0: 1, 100.0: 1, 1e-3: 1, 1e-6: 1}
+MIXED_SIGMAS = {1.0: 1, 0.01: 2}
+"""Of keys with norms of 1e-3 and 1e2, see `profiles`: at 1 nearly all weigh nothing, at 0.01 all weigh much the same."""
 PEAKS = {
     **{"last": 3, "first": 1, "outside_window": 3, "inside_window": 2},
     **{"before_page": 2, "after_page": 1, "before_tile": 1, "after_tile": 1, "anywhere": 1},
@@ -150,17 +158,18 @@ def profile(draw: st.DrawFn, room: ReaderRoom, types: Mapping[str, Any], peaks: 
     if profiles.has_peak(pattern):
         drawn["peak_at"] = draw(choose(peaks))
         drawn["peak_height"] = draw(choose(profiles.PEAK_HEIGHTS))
-    quiet = profiles.has_peak(pattern) or pattern == VERY_NEGATIVE
     suits_keys = functools.partial(fp8.suits, types["cache_dtype"], types.get("k_scale", 1.0))
     # Beside so large keys, what suits the scale does not matter.
-    drawn["sigma"] = draw(choose({1.0: 1}) if pattern == VERY_NEGATIVE else choose(_sigmas(quiet=quiet), suits_keys))
+    drawn["sigma"] = draw(choose({1.0: 1}) if pattern == VERY_NEGATIVE else choose(_sigmas(pattern), suits_keys))
     drawn["value_sigma"] = draw(choose(profiles.VALUE_SIGMAS, functools.partial(_suits_values, types)))
     drawn["scale_factor"] = draw(choose(allowed(SCALE_FACTORS, room.domain, "scale_factor")))
     return drawn
 
 
-def _sigmas(*, quiet: bool) -> Weights[float]:
-    return profiles.QUIET_SIGMAS if quiet else profiles.SIGMAS
+def _sigmas(pattern: str) -> Weights[float]:
+    if pattern == "mixed_norms":
+        return MIXED_SIGMAS
+    return profiles.QUIET_SIGMAS if profiles.has_peak(pattern) else SIGMAS
 
 
 def _takes_pattern(room: ReaderRoom, types: Mapping[str, Any], pattern: str) -> bool:
@@ -170,7 +179,7 @@ def _takes_pattern(room: ReaderRoom, types: Mapping[str, Any], pattern: str) -> 
         return False
     cache_dtype, k_scale = types["cache_dtype"], types.get("k_scale", 1.0)
     if pattern != VERY_NEGATIVE:
-        return any(fp8.suits(cache_dtype, k_scale, sigma) for sigma in _sigmas(quiet=profiles.has_peak(pattern)))
+        return any(fp8.suits(cache_dtype, k_scale, sigma) for sigma in _sigmas(pattern))
     widths = [shape.head_dim for shape in room.models or ()] or room.head_dims
     return very_negative_fits(min(widths), cache_dtype, k_scale, min(allowed(SCALE_FACTORS, domain, "scale_factor")))
 
@@ -242,14 +251,21 @@ def length_choices(domain: Domain, page_size: int, row: int) -> Weights[int]:
     return {length: inside[length] for length in sorted(inside, key=simplicity)}
 
 
-def features(domain: Domain, seq_lens: Sequence[int]) -> st.SearchStrategy[dict[str, Any]]:
+def sinks(domain: Domain, pattern: str) -> st.SearchStrategy[str]:
+    """Which sinks; beside very negative logits, given the choice, none that is finite: nothing would be left of the keys."""
+    offered = allowed(SINKS, domain, "sinks")
+    without = {name: weight for name, weight in offered.items() if name in {"none", "minus_infinity"}}
+    return choose(without if pattern == VERY_NEGATIVE and without else offered)
+
+
+def features(domain: Domain, pattern: str, seq_lens: Sequence[int]) -> st.SearchStrategy[dict[str, Any]]:
     """`window`, `alibi`, `sinks` and `padding_rows`; windows lie around the longest sequence, too."""
     longest = max(seq_lens)
     around = {length: 1 for length in (longest - 1, longest, longest + 1) if length > 0}
     return fields(
         window=choose(allowed(WINDOWS | around | WINDOWS, domain, "window")),
         alibi=choose(allowed(ALIBI, domain, "alibi")),
-        sinks=choose(allowed(SINKS, domain, "sinks")),
+        sinks=sinks(domain, pattern),
         padding_rows=choose(allowed(PADDING_ROWS, domain, "padding_rows")),
     )
 

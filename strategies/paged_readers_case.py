@@ -19,10 +19,15 @@ PLATFORMS = ("hip", "cuda")
 
 VERY_NEGATIVE = "very_negative"
 PATTERNS = (*profiles.PATTERNS, VERY_NEGATIVE)
-"""Those of `profiles`, and one: every logit lies near `VERY_NEGATIVE_LOGIT`, so that a finite mask value wins over them all."""
+"""Those of `profiles`, and one: every logit lies near `VERY_NEGATIVE_LOGIT` or below, so that a finite mask value wins over them
+all."""
 
 VERY_NEGATIVE_LOGIT = -16000.0
 """vLLM masks with -10000: a row whose logits are below it attends to what is masked (its contract leaves that out)."""
+
+BELOW_PEAKS = 1.25
+"""How much lower than peaks the other keys are among very negative logits: two codes of e5m2 at least. Where all are alike, the
+roundings of such large products hide one of them."""
 
 PEAKS = (*profiles.PEAKS, "outside_window", "inside_window", "before_chunk", "after_chunk")
 """Those of `profiles`; the last key that the window of the last query leaves out, or the first one inside; the last key of the
@@ -34,7 +39,8 @@ ALIBI = ("none", "standard", "steep")
 SINKS = ("none", "normal", "minus_infinity", "large", "mixed")
 """Logits of the sinks, one for each head: normal; -inf, which is no sink; about `LARGE_SINK`; heads of all these kinds."""
 
-LARGE_SINK = 20.0
+LARGE_SINK = 10.0
+"""What is left for the keys, 5e-5, is no subnormal of float16."""
 
 MAX_SEQUENCES = 64
 _MAX_LENGTH = 2**20
@@ -198,8 +204,13 @@ class ReaderCase:
         return self.cache("key").is_packed and self.cache("value").is_packed
 
 
+def has_peak(pattern: str) -> bool:
+    """Whether some keys of every sequence outweigh the others."""
+    return pattern == VERY_NEGATIVE or profiles.has_peak(pattern)
+
+
 def very_negative_key(head_dim: int, scale_factor: float = 1.0) -> float:
-    """Elements of keys, in magnitude, that give logits near `VERY_NEGATIVE_LOGIT` with queries of standard deviation 1."""
+    """Elements of peaks, in magnitude, that give logits near `VERY_NEGATIVE_LOGIT` with queries of standard deviation 1."""
     return -VERY_NEGATIVE_LOGIT / (profiles.MEAN_MAGNITUDE * math.sqrt(head_dim) * scale_factor)
 
 

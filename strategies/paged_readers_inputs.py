@@ -12,7 +12,15 @@ import torch
 from tridiff.harness.api import Arena, Inputs
 from tridiff.strategies import fp8, kv_caches, layouts, paging, profiles
 from tridiff.strategies.layouts import Placement
-from tridiff.strategies.paged_readers_case import DTYPES, LARGE_SINK, VERY_NEGATIVE, VERY_NEGATIVE_LOGIT, ReaderCase
+from tridiff.strategies.paged_readers_case import (
+    BELOW_PEAKS,
+    DTYPES,
+    LARGE_SINK,
+    VERY_NEGATIVE,
+    VERY_NEGATIVE_LOGIT,
+    ReaderCase,
+    has_peak,
+)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -40,12 +48,12 @@ def tokens(case: ReaderCase, cached: Sequence[int] | None = None) -> Tokens:
     chunks = [length - count for length, count in zip(case.seq_lens, held, strict=True)]
     count = int(pages.slot_page.size)
     shape = (count + sum(chunks), case.num_kv_heads, case.head_dim)
-    peaks = []
     starts = [count + start for start in _starts(chunks)[:-1]]
-    for row, position in enumerate(_peak_positions(case)):
-        if position is not None:
-            inside = position < held[row]
-            peaks.append(pages.slot(row, position) if inside else starts[row] + position - held[row])
+    peaks = [
+        pages.slot(row, position) if position < held[row] else starts[row] + position - held[row]
+        for row, positions in enumerate(_peaks(case))
+        for position in positions
+    ]
     return Tokens(pages=pages, keys=_keys(case, shape, peaks), values=_values(case, shape, peaks))
 
 
@@ -138,13 +146,18 @@ def _starts(lengths: Sequence[int]) -> list[int]:
     return [0, *accumulate(lengths)]
 
 
-def _peak_positions(case: ReaderCase) -> list[int | None]:
-    """Position of the peak of every sequence; None where it has no keys, or the pattern no peak."""
-    if not profiles.has_peak(case.pattern):
-        return [None] * len(case.seq_lens)
+def _peaks(case: ReaderCase) -> list[set[int]]:
+    """Positions of the peaks of every sequence; none where it has no keys, or the pattern no peak.
+
+    Beside a peak elsewhere the last key weighs nothing, and to drop it would change nothing: so it is a peak, too. Not beside
+    one that the window leaves out, which weighs nothing itself, nor beside the value of a sink, which is 0.
+    """
+    if not has_peak(case.pattern):
+        return [set() for _ in case.seq_lens]
+    alone = case.pattern == "sink" or case.peak_at == "outside_window"
     picks = profiles.picks(case.seed, len(case.seq_lens))
     return [
-        peak_position(case, row, pick) if length else None
+        {peak_position(case, row, pick), *(() if alone else (length - 1,))} if length else set()
         for row, (length, pick) in enumerate(zip(case.seq_lens, picks, strict=True))
     ]
 
@@ -166,10 +179,12 @@ def peak_position(case: ReaderCase, row: int, pick: int) -> int:
 
 
 def _keys(case: ReaderCase, shape: tuple[int, int, int], peaks: Sequence[int]) -> torch.Tensor:
-    pattern, height = case.pattern, case.peak_height
-    if pattern == VERY_NEGATIVE:
-        pattern, height, peaks = "peaked", VERY_NEGATIVE_LOGIT, range(shape[0])
-    return profiles.key_values(pattern, case.sigma, case.seed, shape, peaks, height / case.sm_scale)
+    if case.pattern != VERY_NEGATIVE:
+        return profiles.key_values(case.pattern, case.sigma, case.seed, shape, peaks, case.peak_height / case.sm_scale)
+    logit = VERY_NEGATIVE_LOGIT * BELOW_PEAKS
+    values = profiles.key_values("peaked", case.sigma, case.seed, shape, range(shape[0]), logit / case.sm_scale)
+    values[sorted(set(peaks))] /= BELOW_PEAKS
+    return values
 
 
 def _values(case: ReaderCase, shape: tuple[int, int, int], peaks: Sequence[int]) -> torch.Tensor:

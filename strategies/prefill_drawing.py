@@ -135,7 +135,7 @@ def prefill_fields(draw: st.DrawFn, room: ReaderRoom, batch: Batch) -> dict[str,
     drawn |= shape.fields | {"page_size": page_size}
     drawn |= draw(_lengths(room, shape, page_size, batch))
     context = max(keys - queries for keys, queries in zip(drawn["seq_lens"], drawn["query_lens"], strict=True))
-    drawn |= draw(_features(domain, context, batch.own))
+    drawn |= draw(_features(domain, drawn["pattern"], context, batch.own))
     drawn |= draw(paging.paging_fields(domain))
     num_pages = paging.pool_size(drawn["seq_lens"], page_size)
     drawn |= draw(paged_readers.cache_layouts(room, shape, page_size, num_pages))
@@ -156,14 +156,14 @@ def _lengths(room: ReaderRoom, shape: Shape, page_size: int, batch: Batch) -> st
 
 
 @st.composite
-def _features(draw: st.DrawFn, domain: Domain, context: int, own: Mapping[str, Weights[Any]]) -> dict[str, Any]:
+def _features(draw: st.DrawFn, domain: Domain, pattern: str, context: int, own: Mapping[str, Weights[Any]]) -> dict[str, Any]:
     """Masks, bias and sinks, and how chunks come; windows lie around the longest `context`, too."""
     drawn = _joint(draw, _ATTENTION, _attention(domain))
     windowed = drawn.pop("windowed")
     return {
         **drawn,
         "window": draw(choose(_windows(domain, context, windowed=windowed))),
-        "sinks": draw(choose(allowed(paged_readers.SINKS, domain, "sinks"))),
+        "sinks": draw(paged_readers.sinks(domain, pattern)),
         "padding_rows": draw(choose(allowed(paged_readers.PADDING_ROWS, domain, "padding_rows"))),
         **_joint(draw, _CHUNK, _chunks(domain)),
         **draw(fields(**{name: choose(allowed(weights, domain, name)) for name, weights in {**_OF_CHUNKS, **own}.items()})),

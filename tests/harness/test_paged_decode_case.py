@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, Phase, find, given, settings
 
 from tridiff.harness.api import Arena, CaseError, Domain
 from tridiff.reference.paged_attention import unpack
-from tridiff.strategies import fp8, kv_caches
+from tridiff.strategies import fp8, kv_caches, paged_readers
 from tridiff.strategies.budget import LARGE_PAGES, TYPICAL
 from tridiff.strategies.paged_decode import OP, cases, preset_cases
 from tridiff.strategies.paged_decode import PagedDecodeCase as Case
@@ -97,6 +97,16 @@ def test_everything_is_drawn() -> None:
     assert {"16 or 32", "power of two", "whole tiles", "straddled"} == {OP.properties["block_class"](case) for case in found}
     layouts = {OP.properties["layout_class"](case) for case in found}
     assert layouts == {"packed", "own strides", "padded heads", "block_interior", "padded", "layers"}
+
+
+def test_sinks_leave_something_of_very_negative_logits() -> None:
+    """A finite one would take all of the weight: every key could be dropped."""
+    found = [case for case in drawn(300) if case.pattern == VERY_NEGATIVE]
+
+    assert len(found) > 5
+    assert {case.sinks for case in found} <= {"none", "minus_infinity"}
+    narrow = Domain(target="gfx942", limits={"sinks": ("large",)})
+    assert find(paged_readers.sinks(narrow, VERY_NEGATIVE), lambda _: True, settings=QUIETLY) == "large"
 
 
 def test_windows_lie_where_kernels_go_wrong() -> None:
@@ -201,9 +211,9 @@ def test_sinks_and_slopes() -> None:
 
     assert found is not None
     assert found.isneginf().tolist() == [False, True, False] * 2
-    assert found[2] > 10 > found[0]
+    assert found[2] > 5 > found[0]
     assert large is not None
-    assert bool((large > 10).all())
+    assert bool((large > 5).all())
     assert steep is not None
     assert steep.tolist() == [8 * 2.0**-head for head in range(1, 9)]
     assert sinks(Case()) is slopes(Case()) is None
@@ -227,6 +237,32 @@ def test_peaks(peak_at: str, window: int, position: int) -> None:
     case = Case(seq_lens=(40,), query_lens=(3,), pattern="peaked", peak_at=peak_at, window=window)
 
     assert peak_position(case, 0, 0) == position
+
+
+@pytest.mark.parametrize(
+    ("pattern", "peak_at", "positions"),
+    [("peaked", "first", [0, 39]), ("peaked", "last", [39]), ("peaked", "outside_window", [32]), ("sink", "first", [0])],
+)
+def test_the_last_key_stands_out_as_well(pattern: str, peak_at: str, positions: list[int]) -> None:
+    """Beside a peak that a query sees; but a sink's value, and what the window hides, stand alone."""
+    case = Case(seq_lens=(40,), window=7, pattern=pattern, peak_at=peak_at, peak_height=100.0, sigma=0.1)
+
+    batch = tokens(case)
+
+    assert torch.nonzero(batch.keys.norm(dim=2)[:, 0] > 10)[:, 0].tolist() == positions
+
+
+@pytest.mark.parametrize("cache_dtype", ["same", "float8_e4m3fn", "float8_e5m2"])
+def test_the_last_of_very_negative_keys_is_the_heaviest(cache_dtype: str) -> None:
+    """By thousands, so that to drop it shows although the products are so large; rounded to FP8 as well."""
+    scale = 1.0 if cache_dtype == "same" else 64.0
+    case = Case(pattern=VERY_NEGATIVE, seq_lens=(40,), dtype="bfloat16", cache_dtype=cache_dtype, k_scale=scale)
+    inputs = OP.build(case, Arena())
+
+    keys, _ = unpack(inputs, {**ROUNDING, "dequantised": "bfloat16"}, 0, 40)
+
+    logits = (inputs["query"][0].double() @ keys[:, 0].T * case.sm_scale)[0]
+    assert logits[39] > logits[:39].max() + 1000
 
 
 @pytest.mark.parametrize("head_dim", [32, 256])
