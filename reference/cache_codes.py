@@ -77,8 +77,8 @@ def reachable(exact: Tensor, error: float, dtype: torch.dtype) -> tuple[Tensor, 
 def saturated(values: Tensor, dtype: torch.dtype) -> Tensor:
     """`values` rounded to the nearest number of the FP8 `dtype`, ties to the even code, float64; the largest beyond it, NaN kept.
 
-    By arithmetic in float64, where all of it is exact, and by none of torch's conversions. A zero keeps its sign, unless the format
-    is e4m3fnuz, which has but one.
+    By arithmetic in float64, where all of it is exact, and by none of torch's conversions. A zero keeps its sign, unless the
+    format is e4m3fnuz, which has but one.
     """
     info, wide = torch.finfo(dtype), values.to(torch.float64)
     largest, smallest = float(info.max), float(info.smallest_normal)
