@@ -272,7 +272,11 @@ def verdict_of(op: str, answer: Any, inputs: Mapping[str, Any]) -> Verdict:
     if not isinstance(answer, Mapping) or not isinstance(answer.get("outputs"), Mapping) or "conclusive" not in answer:
         form = "{'outputs': {name: (value, bound) or (value, bound, at)}, 'conclusive': bool}"
         raise Malformed(f"the reference of {op} gives {_shown(answer)}: must be {form}")
-    outputs = {name: _expected(op, str(name), pair, inputs) for name, pair in answer["outputs"].items()}
+    signed = bool(answer.get("signed_zeros", False))
+    outputs = {
+        name: dataclasses.replace(_expected(op, str(name), pair, inputs), signed_zeros=signed)
+        for name, pair in answer["outputs"].items()
+    }
     return Verdict(outputs=outputs, conclusive=bool(answer["conclusive"]))
 
 

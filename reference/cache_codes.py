@@ -77,11 +77,13 @@ def reachable(exact: Tensor, error: float, dtype: torch.dtype) -> tuple[Tensor, 
 def saturated(values: Tensor, dtype: torch.dtype) -> Tensor:
     """`values` rounded to the nearest number of the FP8 `dtype`, ties to the even code, float64; the largest beyond it, NaN kept.
 
-    By arithmetic in float64, where all of it is exact, and by none of torch's conversions.
+    By arithmetic in float64, where all of it is exact, and by none of torch's conversions. A zero keeps its sign, unless the
+    format is e4m3fnuz, which has but one.
     """
     info, wide = torch.finfo(dtype), values.to(torch.float64)
     largest, smallest = float(info.max), float(info.smallest_normal)
     inside = wide.clamp(-largest, largest)
     _, exponent = torch.frexp(inside.abs().clamp(min=smallest))
     step = torch.ldexp(torch.full_like(inside, float(info.eps)), exponent - 1)
-    return torch.round(inside / step) * step
+    nearest = torch.round(inside / step) * step
+    return nearest + 0.0 if dtype == torch.float8_e4m3fnuz else nearest

@@ -35,4 +35,5 @@ def reference(inputs: Mapping[str, Any], rounding: Mapping[str, Any]) -> dict[st
     scale = scale_of(inputs["scale"], cache.dtype)
     parts = [stored(tokens.rows(inputs[name]), cache.dtype, scale, division) for name in ("kv_c", "k_pe")]
     value, bound = (torch.cat(both, dim=1) for both in zip(*parts, strict=True))
-    return {"outputs": {"kv_cache": (value, bound, tokens.at(cache.shape[2]))}, "conclusive": True}
+    outputs = {"kv_cache": (value, bound, tokens.at(cache.shape[2]))}
+    return {"outputs": outputs, "conclusive": True, "signed_zeros": True}

@@ -21,8 +21,8 @@ def reference(inputs: Mapping[str, Any], rounding: Mapping[str, Any]) -> dict[st
 
     Returns {"outputs": {"key_cache": (value, bound, at), "value_cache": ...}, "conclusive": True}: float64 [n, H, D] for the n
     tokens that are written, and the indices of these elements; no outputs if n is 0. The bound is 0 but where an inexact division
-    may reach another code. Raises ValueError for an unknown entry of `rounding`, a scale that is not positive, a slot beyond the
-    caches, and one that two tokens have.
+    may reach another code; where it is 0, so must the sign of a zero be right ("signed_zeros": True). Raises ValueError for an
+    unknown entry of `rounding`, a scale that is not positive, a slot beyond the caches, and one that two tokens have.
     """
     division = division_of(rounding)
     written = _written(inputs)
@@ -36,7 +36,7 @@ def reference(inputs: Mapping[str, Any], rounding: Mapping[str, Any]) -> dict[st
         heads, width = rows.shape[1:]
         places = [list(place(inputs, page, offset, heads, width)) for page, offset in written.values()]
         outputs[f"{name}_cache"] = (value, bound, tuple(torch.stack(part) for part in zip(*places, strict=True)))
-    return {"outputs": outputs, "conclusive": True}
+    return {"outputs": outputs, "conclusive": True, "signed_zeros": True}
 
 
 def _written(inputs: Mapping[str, Any]) -> dict[int, tuple[int, int]]:

@@ -37,4 +37,5 @@ def reference(inputs: Mapping[str, Any], rounding: Mapping[str, Any]) -> dict[st
         for name, scale in (("key", "k_scale"), ("value", "v_scale"))
     ]
     value, bound = (torch.cat(both, dim=2) for both in zip(*sides, strict=True))
-    return {"outputs": {"kv_cache": (value, bound, tokens.at(*cache.shape[2:]))}, "conclusive": True}
+    outputs = {"kv_cache": (value, bound, tokens.at(*cache.shape[2:]))}
+    return {"outputs": outputs, "conclusive": True, "signed_zeros": True}

@@ -144,11 +144,13 @@ class Expected:
     where a right kernel may overflow. Where `value` is infinite or NaN the output must be that.
     `at`: of which elements it speaks, where not of all: `output[at]` has the shape of `value`. An int64 tensor for each
     dimension; together the elements are those that the Op declares as written.
+    `signed_zeros`: whether -0 is another number than 0, where the bound is 0: of what is copied or converted, not computed.
     """
 
     value: torch.Tensor
     bound: torch.Tensor
     at: tuple[torch.Tensor, ...] | None = None
+    signed_zeros: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,7 +167,7 @@ class Verdict:
 Reference = Callable[[Mapping[str, Any], Mapping[str, Any]], Mapping[str, Any]]
 """(inputs, rounding) -> {"outputs": {name: (value, bound) or (value, bound, at)}, "conclusive": bool}, see `Expected`.
 
-Plain data: a reference knows no harness.
+Optionally "signed_zeros": bool, of all outputs. Plain data: a reference knows no harness.
 """
 
 

@@ -41,9 +41,13 @@ def ratio(expected: Expected, actual: torch.Tensor) -> torch.Tensor:
     """|actual - value| / bound elementwise, `RATIO_LIMIT` at most.
 
     0 where they are equal (infinities and NaN included), and where the bound is infinite: there a right kernel may overflow.
+    Where zeros have signs (`Expected.signed_zeros`), a wrong one is as far off as any other number.
     """
     error = (actual - expected.value).abs()
     equal = (actual == expected.value) | (actual.isnan() & expected.value.isnan())
+    if expected.signed_zeros:
+        swapped = (actual == 0) & equal & (actual.signbit() != expected.value.signbit()) & (expected.bound == 0)
+        equal, error = equal & ~swapped, error.masked_fill(swapped, torch.inf)
     at_ease = equal | (torch.isinf(expected.bound) & torch.isfinite(expected.value))
     quotient = torch.where(at_ease, 0.0, error / expected.bound)
     return torch.nan_to_num(quotient, nan=RATIO_LIMIT, posinf=RATIO_LIMIT).clamp(max=RATIO_LIMIT)

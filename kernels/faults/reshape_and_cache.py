@@ -134,6 +134,13 @@ FAULTS = (
         "checks": ("mismatch",),
     },
     {
+        "name": "negative_zero_lost",
+        "kernel": "reshape_and_cache",
+        "description": "Something is added to every number, 0 here, by which -0 becomes 0.",
+        "patches": (("stored = converted(numbers, scale,", "stored = converted(numbers + 0.0, scale,"),),
+        "checks": ("mismatch",),
+    },
+    {
         "name": "page_offset_32bit",
         "kernel": "reshape_and_cache",
         "description": "The offset of a page is computed in 32 bits and wraps beyond 2^31 elements.",

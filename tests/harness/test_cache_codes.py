@@ -44,6 +44,15 @@ def test_what_lies_beyond_is_the_largest_number(dtype: torch.dtype) -> None:
     assert bool(found[6].isnan())
 
 
+@pytest.mark.parametrize(("dtype", "signed"), [(E4M3FN, True), (E4M3FNUZ, False), (E5M2, True)])
+def test_zeros_have_signs(dtype: torch.dtype, signed: bool) -> None:
+    """Also that of a number too small for the format; in e4m3fnuz there is one zero, and the code of -0 is NaN."""
+    found = saturated(torch.tensor([-0.0, -1e-30, 0.0]), dtype)
+
+    assert found.tolist() == [0.0] * 3
+    assert found.signbit().tolist() == [signed, signed, False]
+
+
 @pytest.mark.parametrize(
     ("value", "scale", "dtype", "expected"),
     [

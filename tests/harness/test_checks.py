@@ -141,6 +141,19 @@ def test_bound_zero_asks_for_equality() -> None:
     assert failure.message == "out[0] is 2, expected 2: more than 1e+06 times the error bound 0"
 
 
+@pytest.mark.parametrize(("actual", "value"), [(0.0, -0.0), (-0.0, 0.0)])
+def test_sign_of_a_zero(actual: float, value: float) -> None:
+    """Counts where the reference says so, and nothing may be off; elsewhere 0 and -0 are one number."""
+    exact = Expected(value=tensor(value, value), bound=tensor(0.0, 1.0), signed_zeros=True)
+    verdict_with_signs = Verdict(outputs={"out": exact})
+
+    (failure,) = check_values(verdict_with_signs, {"out": tensor(actual, actual)})
+
+    assert failure.message == f"out[0] is {actual:g}, expected {value:g}: more than 1e+06 times the error bound 0"
+    assert list(check_values(verdict_with_signs, {"out": tensor(value, value)})) == []
+    assert judged(tensor(actual), tensor(value), tensor(0.0)) == []
+
+
 @pytest.mark.parametrize("actual", [1e30, INF, -INF, NAN])
 def test_infinite_bound_accepts_everything(actual: float) -> None:
     """Where a right kernel may overflow nothing can be said, not even that NaN is wrong."""
