@@ -1,6 +1,7 @@
 """What `context_attention_fwd` and `chunked_prefill_paged_decode` take in vLLM and in AITER.
 
-Both read head-major paged caches, and have one origin: LightLLM the former, vLLM the latter. Each package adds what only its own release knows: formats, scales, further parameters.
+Both read head-major paged caches, and have one origin: LightLLM the former, vLLM the latter. Each package adds what only its own
+release knows: formats, scales, further parameters.
 """
 
 from __future__ import annotations
