@@ -1,6 +1,7 @@
-"""What `context_attention_fwd` and `chunked_prefill_paged_decode` take in vLLM, and in AITER, which took them over from there.
+"""What `context_attention_fwd` and `chunked_prefill_paged_decode` take in vLLM and in AITER.
 
-Both read head-major paged caches. Each package adds what only its own release knows: formats, scales, further parameters.
+Both read head-major paged caches, and have one origin: LightLLM the former, vLLM the latter. Each package adds what only its own
+release knows: formats, scales, further parameters.
 """
 
 from __future__ import annotations
@@ -8,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+
+from tridiff.adapters.precision import dot_precision
 from tridiff.harness.api import Kernel, Restriction
 
 _ALIKE = ("alibi_slopes", "sliding_window", "sm_scale", "kv_cache_dtype", "k_scale", "v_scale")
@@ -33,6 +37,15 @@ def passed(names: Mapping[str, str], inputs: Mapping[str, Any], **replaced: Any)
     """What is passed under each of `names`: the Op's inputs, or what `replaced` has instead or besides, as `kv_cache_dtype`."""
     given = {**inputs, **replaced}
     return {parameter: given[name] for parameter, name in names.items()}
+
+
+def rounding(dtype: torch.dtype, *, tile: int) -> dict[str, str | int]:
+    """Where these round for queries of `dtype`: weights, and FP8 once dequantised, to it; float32 products as Triton does.
+
+    `tile`: keys per tile.
+    """
+    name = str(dtype).removeprefix("torch.")
+    return {"p_dtype": name, "dequantised": name, "block_n": tile, "num_kv_splits": 1, "dot_precision": dot_precision(dtype)}
 
 
 def kernel(name: str, *, op: str, module: str, domain: tuple[Restriction, ...]) -> Kernel:

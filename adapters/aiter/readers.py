@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from tridiff.adapters.aiter.upstream import name, scale
-from tridiff.adapters.precision import dot_precision
+from tridiff.adapters import head_major
+from tridiff.adapters.aiter.upstream import scale
 from tridiff.harness.api import Restriction
 
 
@@ -32,15 +32,8 @@ def caches(inputs: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def rounding(*, query: torch.Tensor, **_: object) -> dict[str, str | int]:
-    """Where the prefill rounds: weights, and FP8 once dequantised, to the query's dtype; float32 products as Triton does."""
-    dtype = name(query.dtype)
-    return {
-        "p_dtype": dtype,
-        "dequantised": dtype,
-        "block_n": tile(query.dtype),
-        "num_kv_splits": 1,
-        "dot_precision": dot_precision(query.dtype),
-    }
+    """Where the prefill rounds, see `head_major.rounding`."""
+    return head_major.rounding(query.dtype, tile=tile(query.dtype))
 
 
 DOMAIN = (

@@ -11,12 +11,10 @@ from typing import Any
 import torch
 
 from tridiff.adapters import head_major
-from tridiff.adapters.stubs import architecture, is_hip, vllm_fp8_dtype
+from tridiff.adapters.stubs import vllm_fp8_dtype
 from tridiff.adapters.vllm import formats
 from tridiff.harness.api import Restriction
 
-TF32_ON_HIP = ("gfx942",)
-"""GPUs of AMD on which `tl.dot` takes TF32 for float32 unless it is told otherwise, as vLLM does on Turing alone (Triton 3.7)."""
 MIN_TILE = 32
 """Keys in the smallest tiles of these kernels."""
 
@@ -58,10 +56,8 @@ def driven(inputs: Mapping[str, Any], **replaced: Any) -> dict[str, Any]:
 
 
 def rounding(*, query: torch.Tensor, **_: object) -> dict[str, str | int]:
-    """Where it rounds: weights and FP8 numbers to the query's dtype; float32 products to TF32, where the GPU has it."""
-    dtype = str(query.dtype).removeprefix("torch.")
-    precision = "tf32" if not is_hip() or architecture() in TF32_ON_HIP else "ieee"
-    return {"p_dtype": dtype, "dequantised": dtype, "block_n": MIN_TILE, "num_kv_splits": 1, "dot_precision": precision}
+    """See `head_major.rounding`; on Turing alone vLLM asks for products in float32 itself."""
+    return head_major.rounding(query.dtype, tile=MIN_TILE)
 
 
 PAGE_SIZES = Restriction(

@@ -217,9 +217,9 @@ def test_arguments_of_the_driver(passed: list[dict[str, Any]]) -> None:
 def test_rounding_of_readers(target: str, precision: str) -> None:
     """Weights and what is dequantised have the query's dtype; tiles have 32 keys at least; products are those of the GPU."""
     with targeting(target):
-        said = paged_decode.rounding(query=torch.zeros(1, 1, 32, dtype=torch.float16), platform="", sinks=None)
+        said = paged_decode.rounding(query=torch.zeros(1, 1, 32), platform="", sinks=None)
 
-    known = {"p_dtype": "float16", "dequantised": "float16", "block_n": 32, "num_kv_splits": 1}
+    known = {"p_dtype": "float32", "dequantised": "float32", "block_n": 32, "num_kv_splits": 1}
     assert said == {**known, "dot_precision": precision}
 
 

@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
 import upstream_package
 from plugging import left_as_found, refused, saved
 from toy.family import registry as toy_registry
@@ -386,6 +387,18 @@ def test_platform_of_vllm(target: str, answers: tuple[bool, bool, str]) -> None:
         given = (platform.is_rocm(), platform.is_cuda(), str(platform.fp8_dtype()).removeprefix("torch."))
 
     assert given == answers
+
+
+def test_native_kernels_of_vllm() -> None:
+    """There are none, as docs/guides/adapters.md says: a launcher that asks for one stops the run."""
+    package = packages.Package(name="vllm", distribution="vllm", version="0.33.0", folder=Path(), place="")
+
+    with targeting("gfx942"):
+        modules = vllm(package)
+
+    assert not modules["vllm.platforms.rocm"].use_rocm_custom_paged_attention(torch.bfloat16, 128, 16, 8, 1024, 0, "auto", None)
+    for name in ("paged_attention_rocm", "reshape_and_cache"):
+        assert f"asks vllm._custom_ops for {name}" in refusal(partial(getattr, modules["vllm._custom_ops"], name))
 
 
 def test_architecture() -> None:
