@@ -40,11 +40,7 @@ MOST_FAR_POSITIONS = 64
 _LEAST_TOKENS = {"none": 0, "all": 1, "head": 2, "tail": 2, "middle": 3, "scattered": 2}
 """What is drawn: of fewer tokens, which are legal, all are negative."""
 
-_INDEPENDENT: Mapping[str, Weights[Any]] = {
-    "slot_order": SLOT_ORDERS,
-    "first_page": FIRST_PAGES,
-    "slot_dtype": SLOT_DTYPE_WEIGHTS,
-}
+_INDEPENDENT: Mapping[str, Weights[Any]] = {"slot_order": SLOT_ORDERS, "first_page": FIRST_PAGES}
 """Fields of which any allowed value will do."""
 
 
@@ -56,6 +52,7 @@ class Writes:
 
     def __init__(self, domain: Domain = UNLIMITED, page_sizes: Weights[int] = PAGE_SIZES, far: Weights[str] = FAR) -> None:
         self.others = {name: allowed(weights, domain, name) for name, weights in _INDEPENDENT.items()}
+        self.slot_dtypes = allowed(SLOT_DTYPE_WEIGHTS, domain, "slot_dtype")
         self.page_sizes = allowed(page_sizes, domain, "page_size")
         self.placings = allowed(PLACINGS, domain, "placing")
         self.counts = allowed(NUM_TOKENS, domain, "num_tokens")
@@ -70,7 +67,7 @@ class Writes:
     @property
     def is_empty(self) -> bool:
         """Whether the domain leaves nothing."""
-        return not all((*self.others.values(), self.page_sizes, self.placings, self.padding, self.far))
+        return not all((*self.others.values(), self.slot_dtypes, self.page_sizes, self.placings, self.padding, self.far))
 
     def _leaves(self, far: str) -> bool:
         """Whether something is left where `far` is what lies far away."""
@@ -82,8 +79,10 @@ class Writes:
 
     @staticmethod
     def suits(count: int, negatives: str, far: str) -> bool:
-        """Whether of `count` tokens those can be negative, and all lie so."""
-        return count >= max(_LEAST_TOKENS[negatives], FEWEST_FAR if far == "tokens" else 0)
+        """Whether of `count` tokens those can be negative, and all lie so: of far tokens the last one is written."""
+        if far == "tokens" and (count < FEWEST_FAR or negatives in {"all", "tail"}):
+            return False
+        return count >= _LEAST_TOKENS[negatives]
 
 
 @st.composite
@@ -100,10 +99,17 @@ def write_fields(draw: st.DrawFn, writes: Writes) -> dict[str, Any]:
     return drawn | {
         "page_size": draw(choose(writes.page_sizes, _page_sizes_fit(writes, far))),
         "num_tokens": draw(choose(writes.counts, lambda count: writes.suits(count, negatives, far))),
-        "placing": draw(choose(writes.placings)),
+        "placing": draw(choose(writes.placings, _placings_fit(writes, far))),
         "padding_rows": draw(choose(writes.padding, (lambda rows: rows == 0) if far == "tokens" else None)),
         **{name: draw(choose(weights)) for name, weights in writes.others.items()},
+        "slot_dtype": draw(choose(also("int32", writes.slot_dtypes) if far == "pages" else writes.slot_dtypes)),
     }
+
+
+def _placings_fit(writes: Writes, far: str) -> Callable[[str], bool] | None:
+    """Where positions lie far apart, the last one of a page should be written."""
+    last = {"straddle", "edges"} & set(writes.placings)
+    return last.__contains__ if far == "positions" and last else None
 
 
 def _page_sizes_fit(writes: Writes, far: str) -> Callable[[int], bool] | None:

@@ -69,9 +69,15 @@ TOKENS = Restriction(
 SLOTS = Restriction(
     facet="slot_dtype", allowed=("int64",), reason="out_cache_loc, the mapping of all callers, is int64 (mem_cache/allocator)"
 )
+NEAR = Restriction(
+    facet="far",
+    allowed=("none", "pages"),
+    reason="callers give rows of one projection and the pool of a layer, whose tokens and heads are dense: pages alone are far",
+)
 DOMAIN = (
     TOKENS,
     SLOTS,
+    NEAR,
     Restriction(facet="kind", allowed=("nhd",), reason="the docstring gives caches as [pages, page size, heads, width]"),
     Restriction(
         facet="widths",

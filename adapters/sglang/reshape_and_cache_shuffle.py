@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 
 from tridiff.adapters.importing import Launcher
-from tridiff.adapters.sglang.reshape_and_cache import SLOTS, TOKENS
+from tridiff.adapters.sglang.reshape_and_cache import NEAR, SLOTS, TOKENS
 from tridiff.adapters.sglang.upstream import SGLANG
 from tridiff.harness.api import Kernel, Restriction
 
@@ -58,6 +58,7 @@ _DENSE = "the docstring gives the caches by their shapes alone, and the pool all
 DOMAIN = (
     TOKENS,
     SLOTS,
+    NEAR,
     Restriction(facet="kind", allowed=("interleaved",), reason="the docstring gives both caches so"),
     *(
         Restriction(facet=f"{role}_{part}", allowed=(allowed,), reason=_DENSE)

@@ -11,7 +11,7 @@ import torch
 
 from tridiff.adapters.importing import Launcher
 from tridiff.adapters.sglang.decode_attention import Unsupported, check_format
-from tridiff.adapters.sglang.reshape_and_cache import SLOTS, TOKENS
+from tridiff.adapters.sglang.reshape_and_cache import NEAR, SLOTS, TOKENS
 from tridiff.adapters.sglang.reshape_and_cache_shuffle import as_stored
 from tridiff.adapters.sglang.upstream import SGLANG
 from tridiff.adapters.slots import slot_cache
@@ -76,6 +76,7 @@ def loc(slot_mapping: torch.Tensor) -> torch.Tensor:
 _COMMON = (
     TOKENS,
     SLOTS,
+    NEAR,
     Restriction(
         facet="first_page",
         allowed=("spare",),

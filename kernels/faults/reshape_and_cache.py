@@ -190,8 +190,8 @@ FAULTS = (
     {
         "name": "tile_unmasked",
         "kernel": "reshape_and_cache",
-        "description": "The padding of a tile is read and written behind the last head.",
-        "patches": (("live = element < heads * width", "live = element >= 0"),),
+        "description": "The padding of a tile is written behind the last head.",
+        "patches": (("stored, mask=live)", "stored)"),),
         "checks": ("bounds", "corruption"),
     },
     {
