@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from tridiff.harness.api import Facet
-from tridiff.strategies.cache_round_trip_case import CHOICES
+from tridiff.strategies.cache_round_trip_case import CHOICES, CacheRoundTripCase
 
 
 def _plain(name: str, description: str) -> Facet:
@@ -33,6 +33,7 @@ FACETS: Mapping[str, Facet] = {
         "gap": "elements of each gap in those",
         "page_order": "whether pages are numbered as they are used",
         "table_tail": "unused columns of the block table",
+        "chunk": "queries of every other sequence in a mixed batch, 0 where a decode kernel reads alone",
         "dtype": "dtype of tokens and queries, and of caches that are not in FP8",
         "cache_dtype": "FP8 format of the caches, or the tokens' dtype",
         "k_scale": "by what codes of keys are multiplied",
@@ -48,6 +49,14 @@ def block_class(page_size: int) -> str:
     return "power of two" if page_size.bit_count() == 1 else "multiple of 32" if page_size % 32 == 0 else "straddles tiles of 32"
 
 
+def _reader(case: CacheRoundTripCase) -> str:
+    """Which kernels read: of mixed batches chunks, single queries, or both."""
+    if case.chunk == 0:
+        return "decode"
+    chunks = {queries > 1 for queries in case.query_lens}
+    return "driver, mixed" if len(chunks) > 1 else "driver, chunks" if True in chunks else "driver, single queries"
+
+
 PROPERTIES: Mapping[str, Callable[[Any], str]] = {
     "block_size": lambda case: str(case.page_size),
     "block_class": lambda case: block_class(case.page_size),
@@ -57,4 +66,5 @@ PROPERTIES: Mapping[str, Callable[[Any], str]] = {
     "cache_dtype": lambda case: case.cache_dtype,
     "group": lambda case: str(case.group_size),
     "skipped": lambda case: "some" if case.skipped else "none",
+    "reader": _reader,
 }
