@@ -347,6 +347,14 @@ def preset_names() -> dict[str, tuple[str, ...]]:
     }
 
 
+def page_sizes_of_models() -> dict[str, tuple[int, ...]]:
+    """By name of each rank of the models without latent attention, the page sizes that follow, ascending."""
+    found: dict[str, set[int]] = {}
+    for each in _PRESETS:
+        found.setdefault(each["model"], set()).add(each["page_size"])
+    return {model: tuple(sorted(sizes)) for model, sizes in found.items()}
+
+
 def _presets() -> list[dict[str, Any]]:
     return [
         {
