@@ -1,7 +1,8 @@
 """Tokens written into a paged KV cache, and read from it: the writer and the reader that vLLM would pair for its layout.
 
 `cache_round_trip` is the launcher; it has no kernel of its own. Head-major caches are written by `reshape_and_cache` and read by
-`paged_decode`, others are read by `decode_attention`. Where `native_choice` has a native kernel do either, ours runs in its place
+`paged_decode`, or, in a batch of chunks and single queries, by `chunked_prefill_paged_decode`; others are read by
+`decode_attention`. Where `native_choice` has a native kernel do either, ours runs in its place
 with the packed strides that it assumes: a choice that does not fit the layout, or the other one, makes garbage of the output.
 """
 
@@ -11,6 +12,7 @@ from typing import Any
 
 import torch
 
+from tridiff.kernels import chunked_prefill_paged_decode as mixed
 from tridiff.kernels import decode_attention as plain
 from tridiff.kernels import paged_decode as head_major
 from tridiff.kernels.arguments import require
@@ -51,22 +53,27 @@ def cache_round_trip(
     page_size: int,
     sm_scale: float,
     platform: str,
+    query_start_loc: torch.Tensor | None = None,
+    max_query_len: int = 1,
     k_scale: torch.Tensor | None = None,
     v_scale: torch.Tensor | None = None,
     interleaved: bool = False,
 ) -> None:
-    """Write the tokens into their slots; then attend from the query of each sequence to its tokens and write `output`.
+    """Write the tokens into their slots; then attend from the queries of each sequence to its tokens and write `output`.
 
     `key`, `value`: [T', Hkv, D] float32, bfloat16 or float16. `slot_mapping`: [T] int32 or int64, T <= T'; token t goes to
     position slot % page_size of page slot // page_size, and nowhere where the slot is negative.
     `key_cache`, `value_cache`: [NB, page_size, Hkv, D] both, or [NB, Hkv, D / x, page_size, x] and [NB, Hkv, D, page_size], with
     `interleaved` in packs, of the tokens' dtype or of an FP8 format; see `reshape_and_cache`.
-    `query`, `output`: [B, Hq, D] of the tokens' dtype. `block_table`: [B, W] int32. `seq_lens`: [B] int32. `k_scale`, `v_scale`:
+    `query`, `output`: [B, Hq, D] of the tokens' dtype, one query of each sequence. Or [Q, Hq, D] with `query_start_loc`, [B + 1]
+    int32: the rows of each sequence, its last tokens, which see none behind them; at most `max_query_len`; of head-major caches.
+    `block_table`: [B, W] int32. `seq_lens`: [B] int32. `k_scale`, `v_scale`:
     float32 [] or [1], or None for 1, of FP8 caches. `platform`: "hip" or "cuda".
     Raises ValueError for what the writer or the reader does not allow, and `Unsupported` where the GPU lacks the FP8 format.
     """
     is_head_major = key_cache.dim() == 5
     held = key_cache.shape[3 if is_head_major else 1]
+    require(is_head_major or query_start_loc is None, "query_start_loc with caches that are not head-major: must be None")
     require(held == page_size, f"key_cache has pages of {held} tokens: must be {page_size=}")
     caches: dict[str, Any] = {"key_cache": key_cache, "value_cache": value_cache}
     scales: dict[str, Any] = {"k_scale": k_scale, "v_scale": v_scale}
@@ -76,38 +83,41 @@ def cache_round_trip(
     written, read = _as_seen_by(writer, caches), _as_seen_by(reader, caches)
     try:
         reshape_and_cache(**tokens, **written, **scales, interleaved=interleaved, platform=platform)
-        if is_head_major:
-            starts = torch.arange(len(seq_lens) + 1, dtype=torch.int32, device=seq_lens.device)
-            head_major.paged_decode(
-                **sequences,
-                **read,
-                **scales,
-                query_start_loc=starts,
-                sm_scale=sm_scale,
-                interleaved=interleaved,
-                platform=platform,
-            )
-        else:
+        attention: dict[str, Any] = {**sequences, **scales, "sm_scale": sm_scale, "platform": platform}
+        if not is_head_major:
             lse = torch.empty(output.shape[:2], dtype=torch.float32, device=output.device)
-            plain.decode_attention(
-                **sequences,
-                **read,
-                **scales,
-                lse=lse,
-                sm_scale=sm_scale,
-                logit_cap=0.0,
-                page_size=page_size,
-                num_kv_splits=NUM_KV_SPLITS,
-                platform=platform,
-            )
+            given = {"lse": lse, "logit_cap": 0.0, "page_size": page_size, "num_kv_splits": NUM_KV_SPLITS}
+            plain.decode_attention(**attention, **read, **given)
+            return
+        attention["interleaved"] = interleaved
+        if query_start_loc is None:
+            starts = torch.arange(len(seq_lens) + 1, dtype=torch.int32, device=seq_lens.device)
+            head_major.paged_decode(**attention, **read, query_start_loc=starts)
+        else:  # the driver chooses its reader itself
+            rows: dict[str, Any] = {
+                "query_start_loc": query_start_loc,
+                "max_query_len": max_query_len,
+                "key": None,
+                "value": None,
+            }
+            mixed.chunked_prefill_paged_decode(**attention, **caches, **rows)
     except (UnsupportedCodes, plain.Unsupported, head_major.Unsupported) as error:
         raise Unsupported(str(error)) from error
 
 
 def rounding(
-    *, query: torch.Tensor, key_cache: torch.Tensor, value_cache: torch.Tensor, platform: str, **_: object
+    *,
+    query: torch.Tensor,
+    key_cache: torch.Tensor,
+    value_cache: torch.Tensor,
+    platform: str,
+    query_start_loc: torch.Tensor | None = None,
+    max_query_len: int = 1,
+    **_: object,
 ) -> dict[str, str | int]:
     """Where the reader rounds, for the launcher's keyword arguments."""
+    if query_start_loc is not None:
+        return mixed.rounding(query=query, max_query_len=max_query_len, platform=platform)
     if key_cache.dim() == 5:
         return head_major.rounding(query=query, platform=platform)
     return plain.rounding(query=query, value_cache=value_cache, num_kv_splits=NUM_KV_SPLITS, platform=platform)

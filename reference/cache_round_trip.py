@@ -7,6 +7,7 @@ the bound are those of `paged_attention`.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -14,38 +15,48 @@ from torch import Tensor
 
 from tridiff.reference.attention_bound import FP8_DTYPES
 from tridiff.reference.decode_attention import dequantised, scale_of
-from tridiff.reference.paged_attention import attend, contract_of
+from tridiff.reference.paged_attention import attend, contract_of, seen
 
 
 def reference(inputs: Mapping[str, Any], rounding: Mapping[str, Any]) -> dict[str, Any]:
-    """Attention of one query per sequence over the keys and values that were written for it.
+    """Attention of the queries of each sequence over the keys and values that were written for it.
 
     `inputs`: the launcher's keyword arguments; the caches are read for their dtype alone, `output` for shape and dtype. A token
     that goes into an FP8 cache counts as its code times the scale, rounded as the reader declares in `rounding`: x / scale,
-    saturated to the largest number of the format, rounded to nearest even. A sequence without tokens has output 0.
+    saturated to the largest number of the format, rounded to nearest even. A sequence without tokens has output 0. Without
+    `query_start_loc` each sequence has one query; else they are its last tokens, none of which sees those behind it.
 
-    Returns {"outputs": {"output": (value, bound)}, "conclusive": bool}, float64 [B, Hq, D]. `conclusive` is False when a reader
-    that drops the last token of every sequence would stay within the bound everywhere. Raises KeyError for a token that no row of
-    `slot_mapping` writes, ValueError for a rounding that is unknown and a scale that is no positive number.
+    Returns {"outputs": {"output": (value, bound)}, "conclusive": bool}, float64, of the shape of `output`. `conclusive` is False
+    when a reader that drops the last token that each query sees would stay within the bound everywhere. Raises KeyError for a
+    token that no row of `slot_mapping` writes, ValueError for a rounding that is unknown and a scale that is no positive number.
     """
     contract = contract_of(inputs, rounding)
     output = torch.zeros(inputs["output"].shape, dtype=torch.float64)
     bound = torch.zeros_like(output)
     rows_of_slots = {slot: row for row, slot in enumerate(inputs["slot_mapping"].tolist()) if slot >= 0}
     sensitive = []
-    for sequence, length in enumerate(inputs["seq_lens"].tolist()):
+    for sequence, (length, queries) in enumerate(zip(inputs["seq_lens"].tolist(), _queries(inputs), strict=True)):
         rows = [rows_of_slots[slot] for slot in slots(inputs, sequence, length)]
         if not rows:
             continue
         keys, values = (held(inputs, name, rows, rounding) for name in ("key", "value"))
         group = output.shape[1] // keys.shape[1]
-        query = inputs["query"][sequence].to("cpu", torch.float64)
+        query = inputs["query"][queries].to("cpu", torch.float64)
+        positions = torch.arange(length - len(query), length).repeat_interleave(group)
+        visible = seen(positions, torch.arange(length), window=0)
         for kv_head in range(keys.shape[1]):
-            heads = slice(kv_head * group, (kv_head + 1) * group)
-            attended = attend(contract, query[heads], keys[:, kv_head], values[:, kv_head])
-            output[sequence, heads], bound[sequence, heads] = attended.output, attended.bound
+            at = (queries, slice(kv_head * group, (kv_head + 1) * group))
+            attended = attend(contract, query[:, at[1]].flatten(0, 1), keys[:, kv_head], values[:, kv_head], visible=visible)
+            output[at], bound[at] = attended.output.view_as(output[at]), attended.bound.view_as(bound[at])
             sensitive.append(attended.sensitive)
     return {"outputs": {"output": (output, bound)}, "conclusive": any(sensitive) or not sensitive}
+
+
+def _queries(inputs: Mapping[str, Any]) -> list[slice]:
+    """Rows of `query` of each sequence."""
+    given = inputs["query_start_loc"]
+    starts = range(len(inputs["seq_lens"]) + 1) if given is None else given.tolist()
+    return [slice(start, stop) for start, stop in pairwise(starts)]
 
 
 def slots(inputs: Mapping[str, Any], sequence: int, length: int) -> list[int]:

@@ -7,6 +7,10 @@ written into the slots of `slot_mapping` [T], of which negative ones mean "nowhe
 what they hold afterwards is judged by what is read: `output` [B, Hq, D], attention over the tokens as they were given, rounded to
 FP8 where the caches are, x / scale, saturated. That nothing but the tokens' elements has changed is checked besides.
 
+Head-major caches have a second reader, the driver of mixed batches: with `query_start_loc` [B + 1] `query` and `output` are
+[Q, Hq, D] and have query_start_loc[b + 1] - query_start_loc[b] rows for sequence b, its last tokens, `max_query_len` or fewer.
+Each attends to itself and to the tokens before it, all of them in the caches.
+
 `page_size`: tokens of a page, by which slots and positions are told. `sm_scale`, `k_scale`, `v_scale` (None for 1), `interleaved`
 and `platform`: as writers and readers have them. Scales are powers of two: then no division rounds, and no kernel that divides
 less exactly stores another code.
@@ -52,8 +56,14 @@ HEAD_DIMS = {32: 5, 64: 9, 128: 5, 80: 1, 96: 1, 256: 1}
 LENGTHS = {1: 8, 2: 4, 3: 3, 0: 2, 5: 2, 9: 2, 13: 1, 17: 2, 31: 1, 33: 2, 40: 1}
 """Beside those around a page."""
 NUM_SEQUENCES = {1: 5, 2: 4, 3: 2, 4: 1}
+_QUERY_TILE = 16
 _LONG = 300
 """Tokens from which on lengths around a page are rare, and the other sequences short: each token costs a program to write."""
+
+CHUNKS = {0: 13, 1: 1, 2: 3, 5: 2, 17: 1}
+"""0: each sequence has one query. Kernels take queries by tiles of 16, and more of them by larger ones."""
+CHUNK_WORK = 2**24
+"""Products of queries, whole tiles of them, and keys in columns, at most."""
 
 SKIPPED = {0: 5, 1: 3, 3: 2}
 PADDING_ROWS = {0: 5, 2: 2, 5: 1}
@@ -143,12 +153,30 @@ def _leaves_any(domain: Domain) -> bool:
 
 
 def _kinds(domain: Domain) -> Weights[str]:
-    """Kinds of caches that have an order for keys and one for values."""
+    """Kinds of caches that have an order for keys and one for values, and a reader."""
 
     def has_orders(kind: str) -> bool:
         return all(allowed(kv_caches.orders(kind), domain, name) for name in ("key_order", "value_order"))
 
-    return {kind: weight for kind, weight in allowed(kv_caches.KINDS, domain, "kind").items() if has_orders(kind)}
+    kinds = allowed(kv_caches.KINDS, domain, "kind")
+    return {kind: weight for kind, weight in kinds.items() if has_orders(kind) and _chunks(domain, kind)}
+
+
+def _chunks(domain: Domain, kind: str) -> Weights[int]:
+    """Chunks on offer for such caches; the driver reads head-major ones alone."""
+    offered = allowed(CHUNKS, domain, "chunk")
+    return {chunk: weight for chunk, weight in offered.items() if chunk == 0 or kv_caches.is_head_major(kind)}
+
+
+def _chunk(domain: Domain, drawn: Shape) -> st.SearchStrategy[int]:
+    """Of those on offer what there is time for; the smallest in any case."""
+    offered = _chunks(domain, drawn["kind"])
+    work = sum(drawn["seq_lens"]) * drawn["num_kv_heads"] * drawn["group_size"] * 2 * drawn["head_dim"]
+
+    def fits(chunk: int) -> bool:
+        return chunk == min(offered) or cdiv(chunk, _QUERY_TILE) * _QUERY_TILE * work <= CHUNK_WORK
+
+    return choose(offered, fits)
 
 
 def _types_of(domain: Domain) -> list[tuple[str, str]]:
@@ -186,6 +214,7 @@ def _cases(draw: st.DrawFn, domain: Domain, shapes: Shapes, types: list[tuple[st
     )
     most_pages = max(most_bytes // _bytes(drawn, drawn) - paging.SPARE_PAGES, _least_pages(domain, drawn["page_size"]))
     drawn["seq_lens"] = draw(_seq_lens(domain, drawn["page_size"], most_pages))
+    drawn["chunk"] = draw(_chunk(domain, drawn))
     independent = {name: choose(allowed(weights, domain, name)) for name, weights in _INDEPENDENT.items()}
     return CacheRoundTripCase(**drawn, **draw(fields(**independent)), platform=domain.platform, seed=draw(choose(SEEDS)))
 
@@ -327,6 +356,7 @@ OP = Op(
             "dtype",
             "cache_dtype",
             "slot_dtype",
+            "chunk",
         }
     ),
     facets=FACETS,

@@ -36,6 +36,9 @@ class CacheRoundTripCase:
     of each, see `kv_caches`; `page_order`, see `paging.assign_pages`; `table_tail` unused columns of the block table. `seed` of
     all that is random.
 
+    Who reads: `chunk` 0, one query of each sequence, whose last token it is; else the driver of mixed batches, with the last
+    `chunk` tokens of every other sequence as queries, or all there are, and one query of each of the others.
+
     `model`: name and rank count of the preset, "" without one.
     """
 
@@ -58,6 +61,7 @@ class CacheRoundTripCase:
     gap: int = 16
     page_order: str = "identity"
     table_tail: int = 0
+    chunk: int = 0
     dtype: str = "float32"
     cache_dtype: str = "same"
     k_scale: float = 1.0
@@ -74,6 +78,9 @@ class CacheRoundTripCase:
         require(1 <= len(self.seq_lens) <= MAX_SEQUENCES, f"seq_lens={self.seq_lens!r}: must have 1 to {MAX_SEQUENCES} sequences")
         for at, length in enumerate(self.seq_lens):
             require_range(f"seq_lens[{at}]", length, 0, _MAX_LENGTH)
+        require(
+            self.chunk == 0 or self.kind != "nhd", f"chunk={self.chunk}: must be 0 for kind='nhd', which the driver cannot read"
+        )
         self._check_caches()
         self._check_scales()
 
@@ -105,6 +112,12 @@ class CacheRoundTripCase:
     def num_tokens(self) -> int:
         """Entries of the slot mapping, T."""
         return sum(self.seq_lens) + self.skipped
+
+    @property
+    def query_lens(self) -> tuple[int, ...]:
+        """Queries of each sequence; one without tokens has one as well."""
+        chunks = ((1, self.chunk)[at % 2 == 0 and self.chunk > 1] for at in range(len(self.seq_lens)))
+        return tuple(max(1, min(chunk, length)) for chunk, length in zip(chunks, self.seq_lens, strict=True))
 
     @property
     def sm_scale(self) -> float:
@@ -157,6 +170,7 @@ _RANGES: Mapping[str, tuple[float, float]] = {
     "page_size": (1, 65536),
     "gap": (1, 65536),
     "table_tail": (0, 1024),
+    "chunk": (0, 1024),
     "k_scale": (2.0**-30, 2.0**10),
     "v_scale": (2.0**-30, 2.0**10),
     "seed": (0, 2**63 - 1),

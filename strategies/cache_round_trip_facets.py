@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from tridiff.harness.api import Facet
-from tridiff.strategies.cache_round_trip_case import CHOICES
+from tridiff.strategies.cache_round_trip_case import CHOICES, CacheRoundTripCase
 from tridiff.strategies.properties import of_block
 
 
@@ -34,12 +34,21 @@ FACETS: Mapping[str, Facet] = {
         "gap": "elements of each gap in those",
         "page_order": "whether pages are numbered as they are used",
         "table_tail": "unused columns of the block table",
+        "chunk": "queries of every other sequence in a mixed batch, 0 where a decode kernel reads alone",
         "dtype": "dtype of tokens and queries, and of caches that are not in FP8",
         "cache_dtype": "FP8 format of the caches, or the tokens' dtype",
         "k_scale": "by what codes of keys are multiplied",
         "v_scale": "by what codes of values are multiplied",
     }.items()
 }
+
+
+def _reader(case: CacheRoundTripCase) -> str:
+    """Which kernels read: of mixed batches chunks, single queries, or both."""
+    if case.chunk == 0:
+        return "decode"
+    chunks = {queries > 1 for queries in case.query_lens}
+    return "driver, mixed" if len(chunks) > 1 else "driver, chunks" if True in chunks else "driver, single queries"
 
 
 PROPERTIES: Mapping[str, Callable[[Any], str]] = {
@@ -51,4 +60,5 @@ PROPERTIES: Mapping[str, Callable[[Any], str]] = {
     "cache_dtype": lambda case: case.cache_dtype,
     "group": lambda case: str(case.group_size),
     "skipped": lambda case: "some" if case.skipped else "none",
+    "reader": _reader,
 }

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import accumulate
+
 import numpy as np
 import torch
 
-from tridiff.harness.api import Arena, Inputs, permutation
+from tridiff.harness.api import Allocation, Arena, Inputs, permutation
 from tridiff.strategies import layouts, paging, profiles
 from tridiff.strategies.cache_round_trip_case import DTYPES, SLOT_DTYPES, CacheRoundTripCase
 from tridiff.strategies.layouts import Placement
@@ -14,7 +17,8 @@ from tridiff.strategies.layouts import Placement
 def build(case: CacheRoundTripCase, arena: Arena) -> Inputs:
     """Arguments of `cache_round_trip` for `case`; deterministic bit for bit.
 
-    Both caches are full of known data. A writer may change the elements of the tokens, which nobody judges, and nothing else.
+    Both caches are full of known data, finite numbers like those of other tokens. A writer may change the elements of the tokens,
+    which nobody judges, and nothing else.
     """
     pages = paging.assign_pages(case.seq_lens, case.page_size, order=case.page_order, sharing="none", seed=case.seed)
     caches = {role: case.cache(role) for role in ("key", "value")}
@@ -26,14 +30,17 @@ def build(case: CacheRoundTripCase, arena: Arena) -> Inputs:
         name = f"{role}_cache"
         inputs[name] = cache.allocate(arena, name, case.stored_dtype, placement, guard=cache.page_stride // case.page_size)
         arena.scribble(name, case.seed)
+        _keep_finite(arena.allocations[name])
         arena.permit_cells(name, cache.index(page, offset))
         inputs[role] = _rows(case, arena, role)
     return inputs | {
         "slot_mapping": _slots(case, arena, page * case.page_size + offset),
         "query": _query(case, arena),
         "block_table": _block_table(case, arena, pages, placement),
-        "seq_lens": _seq_lens(case, arena),
-        "output": arena.output("output", (len(case.seq_lens), case.num_heads, case.head_dim), DTYPES[case.dtype]),
+        "seq_lens": _integers(arena, "seq_lens", case.seq_lens),
+        "query_start_loc": _integers(arena, "query_start_loc", [0, *accumulate(case.query_lens)]) if case.chunk else None,
+        "max_query_len": max(case.query_lens),
+        "output": arena.output("output", (sum(case.query_lens), case.num_heads, case.head_dim), DTYPES[case.dtype]),
         "page_size": case.page_size,
         "sm_scale": case.sm_scale,
         "k_scale": _scale(case, arena, "k_scale"),
@@ -41,6 +48,13 @@ def build(case: CacheRoundTripCase, arena: Arena) -> Inputs:
         "interleaved": case.kind == "interleaved",
         "platform": case.platform,
     }
+
+
+def _keep_finite(allocation: Allocation) -> None:
+    """Clear the highest bit of every exponent, and set the lowest of all: the NaN of e4m3fnuz is where other formats have -0."""
+    highest = 1 << (8 * allocation.storage.element_size() - 2)
+    for start, stop in allocation.legal:
+        allocation.raw[start:stop] = allocation.raw[start:stop] & ~highest | 1
 
 
 def _rows(case: CacheRoundTripCase, arena: Arena, role: str) -> torch.Tensor:
@@ -64,7 +78,7 @@ def _slots(case: CacheRoundTripCase, arena: Arena, slots: torch.Tensor) -> torch
 
 
 def _query(case: CacheRoundTripCase, arena: Arena) -> torch.Tensor:
-    sizes = (len(case.seq_lens), case.num_heads, case.head_dim)
+    sizes = (sum(case.query_lens), case.num_heads, case.head_dim)
     return arena.tensor("query", sizes, DTYPES[case.dtype]).copy_(profiles.normals(case.seed, "query", sizes))
 
 
@@ -76,8 +90,8 @@ def _block_table(case: CacheRoundTripCase, arena: Arena, pages: paging.Paging, p
     return table
 
 
-def _seq_lens(case: CacheRoundTripCase, arena: Arena) -> torch.Tensor:
-    return arena.tensor("seq_lens", (len(case.seq_lens),), torch.int32).copy_(torch.tensor(case.seq_lens, dtype=torch.int64))
+def _integers(arena: Arena, name: str, numbers: Sequence[int]) -> torch.Tensor:
+    return arena.tensor(name, (len(numbers),), torch.int32).copy_(torch.tensor(numbers, dtype=torch.int64))
 
 
 def _scale(case: CacheRoundTripCase, arena: Arena, name: str) -> torch.Tensor | None:

@@ -20,7 +20,6 @@ from tridiff.strategies.lengths import NUM_ROWS, cdiv, length_weights, simplicit
 from tridiff.strategies.paged_readers_case import VERY_NEGATIVE, ReaderCase, very_negative_fits
 from tridiff.strategies.paged_readers_room import (
     DTYPE_WEIGHTS,
-    SEEDS,
     Layout,
     ReaderRoom,
     Shape,
@@ -97,7 +96,7 @@ def _takes(room: ReaderRoom, cache_dtype: str, k_scale: float, v_scale: float) -
     return (
         all(domain.allows(name, value) for name, value in types.items())
         and any(room.takes_dtype(name, types) for name in DTYPE_WEIGHTS)
-        and any(room.takes_seed(seed, types) for seed in SEEDS)
+        and bool(room.seeds(types))
         and any(_takes_pattern(room, types, pattern) for pattern in PATTERNS)
         and any(_takes_output(room, types, name) for name in _output_dtypes(domain))
     )
@@ -332,7 +331,7 @@ def dtype_and_seed(draw: st.DrawFn, room: ReaderRoom, types: Mapping[str, Any], 
         return room.takes_dtype(name, types) and (wide or name != "float32")
 
     dtype = draw(choose(DTYPE_WEIGHTS, takes))
-    seed = draw(choose(SEEDS, lambda seed: room.takes_seed(seed, types)))
+    seed = draw(choose(room.seeds(types)))
     return {"dtype": dtype, "seed": seed, "scale_form": scale_form(seed, types), **layouts.placement_fields(seed)}
 
 

@@ -88,6 +88,7 @@ class ReaderRoom:
         self._layouts = tuple(_allowed_layouts(domain))
         self.fits = functools.cache(self._fits)  # kept for as long as this object lives: asked again and again
         self._page = functools.cache(self._least_page)
+        self._seeds = functools.cache(self._allowed_seeds)
 
     @property
     def has_shapes(self) -> bool:
@@ -149,13 +150,20 @@ class ReaderRoom:
         scale = max(types.get("k_scale", 1.0), types.get("v_scale", 1.0))
         return fp8.stays_finite(types["cache_dtype"], scale, DTYPES[name]) and self.domain.allows("dtype", name)
 
-    def takes_seed(self, seed: int, types: Mapping[str, Any]) -> bool:
-        """Whether what the seed tells is allowed."""
-        domain = self.domain
-        return not {"lead", "storage", "scale_form"} & domain.limits.keys() or (
-            all(domain.allows(facet, value) for facet, value in layouts.placement_fields(seed).items())
+    def seeds(self, types: Mapping[str, Any]) -> Weights[int]:
+        """Seeds that tell of nothing that is not allowed."""
+        return self._seeds(types["cache_dtype"], types.get("k_scale", 1.0), types.get("v_scale", 1.0))
+
+    def _allowed_seeds(self, cache_dtype: str, k_scale: float, v_scale: float) -> Weights[int]:
+        domain, types = self.domain, {"cache_dtype": cache_dtype, "k_scale": k_scale, "v_scale": v_scale}
+        if not {"lead", "storage", "scale_form"} & domain.limits.keys():
+            return SEEDS
+        return {
+            seed: weight
+            for seed, weight in SEEDS.items()
+            if all(domain.allows(facet, value) for facet, value in layouts.placement_fields(seed).items())
             and domain.allows("scale_form", scale_form(seed, types))
-        )
+        }
 
 
 def scale_form(seed: int, types: Mapping[str, Any]) -> str:

@@ -38,6 +38,28 @@ def test_native_kernels_have_cases() -> None:
     assert any(case.page_order == "shuffled" for case in suited if case.layout_class == "strided")
 
 
+def test_both_readers_have_cases() -> None:
+    """The driver is given chunks, single queries and both, over strided caches as well, and never caches that it cannot read."""
+    readers = {OP.properties["reader"](case) for case in sample()}
+    assert readers == {"decode", "driver, mixed", "driver, chunks", "driver, single queries"}
+    driven = [case for case in sample() if case.chunk]
+    assert {case.layout_class for case in driven} == {"packed", "strided"}
+    assert {case.kind for case in driven} == {"head_major", "interleaved"}
+    assert 0.05 < len(driven) / len(sample()) < 0.25
+
+
+def test_chunks_alternate_with_single_queries() -> None:
+    """A chunk is no longer than its sequence, and a sequence without tokens has a query all the same."""
+    case = CacheRoundTripCase(kind="head_major", chunk=5, seq_lens=(9, 9, 3, 9, 0))
+
+    inputs = build(case, Arena())
+
+    assert case.query_lens == (5, 1, 3, 1, 1)
+    assert inputs["query_start_loc"].tolist() == [0, 5, 6, 9, 10, 11]
+    assert inputs["max_query_len"] == 5
+    assert inputs["query"].shape == inputs["output"].shape == (11, 1, 32)
+
+
 def test_cases_lie_in_the_domain() -> None:
     """Platform and FP8 formats are those of the target."""
     domain = Domain(target="sm_86")
@@ -70,6 +92,7 @@ def test_presets_are_those_of_the_model() -> None:
         ({"k_scale": 0.5}, "k_scale=0.5: must be 1.0 unless cache_dtype is an FP8 format"),
         ({"cache_dtype": "float8_e5m2", "v_scale": 0.3}, "v_scale=0.3: must be a power of two"),
         ({"cache_dtype": "float8_e5m2", "dtype": "float16", "v_scale": 4.0}, "float8_e5m2 times that overflows float16"),
+        ({"chunk": 1}, "chunk=1: must be 0 for kind='nhd', which the driver cannot read"),
         ({"seq_lens": ()}, "seq_lens=\\(\\): must have 1 to"),
         ({"seq_lens": (1, -1)}, r"seq_lens\[1\]=-1: must be"),
     ],
@@ -98,6 +121,17 @@ def test_every_token_has_a_slot_of_its_own(order: str) -> None:
     assert inputs["key"].shape == (26, 1, 32)
     assert inputs["key"][24:].isnan().all()
     assert inputs["key"][:24].isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", ["same", "float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2"])
+def test_caches_hold_finite_numbers(dtype: str) -> None:
+    """As if they were other tokens': one that is read by mistake makes no NaN, by which chance would decide what is found."""
+    inputs = build(CacheRoundTripCase(dtype="bfloat16", cache_dtype=dtype, head_dim=256, seq_lens=(40,)), Arena())
+
+    for name in ("key_cache", "value_cache"):
+        numbers = inputs[name].float()
+        assert numbers.isfinite().all()
+        assert (numbers != 0).all()
 
 
 def test_caches_are_full_of_known_data() -> None:

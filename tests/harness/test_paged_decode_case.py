@@ -17,7 +17,7 @@ from tridiff.strategies.paged_decode import OP, cases, preset_cases
 from tridiff.strategies.paged_decode import PagedDecodeCase as Case
 from tridiff.strategies.paged_readers_case import VERY_NEGATIVE
 from tridiff.strategies.paged_readers_inputs import peak_position, sinks, slopes, tokens
-from tridiff.strategies.paged_readers_models import HYBRID_MODELS, model_shapes
+from tridiff.strategies.paged_readers_models import model_shapes
 
 QUIETLY = settings(database=None, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 
@@ -145,8 +145,17 @@ def test_presets_are_real_models() -> None:
     domain = Domain(target="gfx942", models=("Qwen3-Next-80B-A3B TP4",))
     one = find(preset_cases(domain), lambda _: True, settings=settings(QUIETLY, max_examples=1, phases=[Phase.generate]))
     assert (one.num_kv_heads, one.group_size, one.head_dim, one.page_size) == (1, 4, 256, one.page_size)
-    assert one.page_size in {272, 528}
-    assert {size for sizes in HYBRID_MODELS.values() for pages in sizes.values() for size in pages} <= set(kv_caches.PAGE_SIZES)
+    assert one.page_size in {272, 528, 544, 1056}
+
+
+def test_models_have_the_page_sizes_of_their_states() -> None:
+    """Those that the arithmetic of hybrid models gives; a model whose layers all attend has the usual ones."""
+    known = {shape.model: shape for shape in model_shapes()}
+
+    assert known["Qwen3-Next-80B-A3B TP1"] == (2, 8, 256, "Qwen3-Next-80B-A3B TP1", (544, 1056, 1072, 2096))
+    assert known["Nemotron-H-8B TP8"] == (1, 4, 128, "Nemotron-H-8B TP8", (528, 1040, 1056, 2080))
+    assert known["Llama-3-8B TP2"] == (4, 4, 128, "Llama-3-8B TP2", (16, 32, 64))
+    assert not any(name.startswith("Kimi-Linear") for name in known)  # latent attention has no such caches
 
 
 # Inputs

@@ -21,13 +21,18 @@ def case_of(**fields: Any) -> CacheRoundTripCase:
     return CacheRoundTripCase(num_kv_heads=2, group_size=2, **common, **fields)
 
 
-def by_hand(inputs: dict[str, Any], sequence: int, head: int, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-    """Softmax attention [D] of one query head over the rows of a sequence, found by its slots one by one."""
+def by_hand(
+    inputs: dict[str, Any], sequence: int, head: int, keys: torch.Tensor, values: torch.Tensor, *, row: int = -1, seen: int = -1
+) -> torch.Tensor:
+    """Softmax attention [D] of one query head over the rows of a sequence, found by its slots one by one.
+
+    `row`: of the query, if it is not the sequence's number; `seen`: how many tokens it sees, unless all.
+    """
     rows = []
-    for at in range(LENGTHS[sequence]):
+    for at in range(LENGTHS[sequence] if seen < 0 else seen):
         slot = int(inputs["block_table"][sequence, at // 16]) * 16 + at % 16
         rows.append(inputs["slot_mapping"].tolist().index(slot))
-    logits = inputs["sm_scale"] * (keys[rows, head // 2].double() @ inputs["query"][sequence, head].double())
+    logits = inputs["sm_scale"] * (keys[rows, head // 2].double() @ inputs["query"][sequence if row < 0 else row, head].double())
     return torch.softmax(logits, dim=0) @ values[rows, head // 2].double()
 
 
@@ -44,6 +49,21 @@ def test_attention_over_the_tokens() -> None:
     assert torch.all(value[1] == 0)
     assert torch.all(bound[1] == 0)
     assert result["conclusive"]
+
+
+def test_queries_of_a_mixed_batch() -> None:
+    """Each query of a chunk sees the tokens up to its own."""
+    inputs = build(case_of(kind="head_major", chunk=3), Arena())
+
+    result = reference(inputs, ROUNDING)
+
+    value, bound = result["outputs"]["output"]
+    assert value.shape == (5, 4, 32)
+    for row, sequence, seen in ((0, 0, 16), (1, 0, 17), (2, 0, 18), (4, 2, 1)):
+        expected = by_hand(inputs, sequence, 3, inputs["key"], inputs["value"], row=row, seen=seen)
+        assert torch.allclose(value[row, 3], expected, atol=1e-12)
+    assert torch.all(value[3] == 0)
+    assert torch.all(bound[3] == 0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e4m3fnuz, torch.float8_e5m2])
