@@ -37,7 +37,8 @@ SINKS = ("none", "normal", "minus_infinity", "large", "mixed")
 LARGE_SINK = 20.0
 
 MAX_SEQUENCES = 64
-_MAX_LENGTH = 2**20
+_MAX_LENGTH = 2**18
+"""Of a sequence: in tiles of 16 keys, the fewest, that makes fewer loop steps than a hang is taken to have."""
 
 
 @dataclass(frozen=True, kw_only=True)
