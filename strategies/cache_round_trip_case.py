@@ -19,7 +19,8 @@ SLOT_ORDERS = ("ascending", "shuffled")
 PLATFORMS = ("hip", "cuda")
 
 MAX_SEQUENCES = 64
-_MAX_LENGTH = 2**20
+_MAX_LENGTH = 2**18
+"""Of a sequence: a launch then has fewer loop steps than a hang is taken to have."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -48,13 +48,13 @@ SINKS = {"none": 9, "normal": 1, "minus_infinity": 1, "large": 1, "mixed": 2}
 KINDS = {"head_major": 6, "interleaved": 1}
 SCALE_FACTORS = {1.0: 7, 0.5: 1, 2.0: 1}
 OUTPUT_SAME = 20
-OUTPUT_SCALES = {1.0: 1, 0.37: 2, 1.7: 1, 2.0**-6: 1, 2.0**-9: 3}
-"""By which an output in FP8 is divided; by 2^-9, ordinary values are too large for most formats."""
+OUTPUT_SCALES = {1.0: 1, 0.37: 2, 1.7: 1, 2.0**-6: 1, 2.0**-9: 4}
+"""By which an output in FP8 is divided; by 2^-9, ordinary values are too large for e4m3fn and e4m3fnuz."""
 PADDING_ROWS = {0: 5, 1: 1, 3: 1}
 FAR = {"none": 15, "pages": 2}
 
 _LEAST_OUTPUT = 2.0**-6
-_MOST_OUTPUT = 2.0
+_MOST_OUTPUT = 2.5
 
 INDEPENDENT: Mapping[str, Weights[Any]] = {
     "kind": KINDS,

@@ -43,7 +43,8 @@ LARGE_SINK = 10.0
 """What is left for the keys, 5e-5, is no subnormal of float16."""
 
 MAX_SEQUENCES = 64
-_MAX_LENGTH = 2**20
+_MAX_LENGTH = 2**18
+"""Of a sequence: in tiles of 16 keys, the fewest, that makes fewer loop steps than a hang is taken to have."""
 
 
 @dataclass(frozen=True, kw_only=True)

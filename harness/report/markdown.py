@@ -100,7 +100,7 @@ def _distributions(runs: Sequence[Summary]) -> Iterator[str]:
         if counts.properties:
             yield from ("", f"<details><summary>cases of {_escaped(name)}</summary>", "", "| property | cases |", "|---|---|")
             for title, words in counts.properties.items():
-                shown = ", ".join(f"{word} {count}" for word, count in most_first(words))
+                shown = ", ".join(f"{word}: {count}" for word, count in most_first(words))
                 yield f"| {_escaped(title)} | {_escaped(_cut(shown))} |"
             yield from ("", "</details>")
 

@@ -87,6 +87,21 @@ FAULTS = (
         "checks": ("mismatch",),
     },
     {
+        "name": "output_not_saturated",
+        "kernel": "prefix_prefill",
+        "description": "An FP8 output larger than the largest number of its format becomes NaN.",
+        "patches": (
+            (
+                "        result = tl.minimum(tl.maximum(result / tl.load(output_scale), -largest), largest)",
+                (
+                    "        result = result / tl.load(output_scale)\n"
+                    '        result = tl.where(tl.abs(result) > largest, float("nan"), result)'
+                ),
+            ),
+        ),
+        "checks": ("nan",),
+    },
+    {
         "name": "page_stride_packed",
         "kernel": "prefix_prefill",
         "description": "Pages of the key cache are taken to follow each other without gaps.",

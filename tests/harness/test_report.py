@@ -345,7 +345,7 @@ def test_markdown_says_what_the_cases_were() -> None:
     text = markdown([run, run])
 
     assert "<details><summary>cases of scale</summary>\n\n| property | cases |\n|---|---|\n" in text
-    assert "\n| layout\\_class | packed 4, a\\|b 2 |\n\n</details>\n" in text
+    assert "\n| layout\\_class | packed: 4, a\\|b: 2 |\n\n</details>\n" in text
     assert "cases of scale" not in markdown([run_of(END)])
 
 
