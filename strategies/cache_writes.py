@@ -47,7 +47,7 @@ FIRST_PAGES = {"spare": 3, "used": 2}
 
 SLOT_DTYPES = {"int64": torch.int64, "int32": torch.int32}
 
-FAR = {"none": 31, "pages": 4, "tokens": 3, "heads": 3, "positions": 3}
+FAR = {"none": 26, "pages": 4, "tokens": 3, "heads": 3, "positions": 4}
 """What lies beyond 2^31 elements. "pages": the second half of them, see `layouts.place`. The others have a stride at which the
 last one begins there: "tokens", rows of the tokens' tensors; "heads", those of caches, and of rows with gaps between heads;
 "positions", those of a page."""

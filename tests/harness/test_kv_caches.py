@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 import torch
 
 from tridiff.harness.api import offsets_of
 from tridiff.strategies.kv_caches import HEAD_MAJOR_KINDS, KINDS, ORDERS, PAGES, KVCache, orders
+from tridiff.strategies.layouts import Placement
 
 PAGE_SIZE, HEADS, PAGES_HELD = 16, 3, 2
 
 
-def cache(role: str, **fields: object) -> KVCache:
+def cache(role: str, **fields: Any) -> KVCache:
     """A small cache; `fields` say what is different."""
-    widths = {"key": (16, 24), "value": (24, 16)}[role]
-    known = {"kind": "nhd", "order": "token_major", "pages": "packed", "gap": 5, "page_size": PAGE_SIZE, "num_heads": HEADS}
-    known |= {"width": widths[0], "neighbour": widths[1], "itemsize": 2}
-    return KVCache(role=role, **{**known, **fields})  # type: ignore[arg-type] # fields by name
+    width, neighbour = {"key": (16, 24), "value": (24, 16)}[role]
+    small = KVCache(
+        role=role,
+        kind="nhd",
+        order="token_major",
+        pages="packed",
+        gap=5,
+        page_size=PAGE_SIZE,
+        num_heads=HEADS,
+        width=width,
+        neighbour=neighbour,
+        itemsize=2,
+    )
+    return replace(small, **fields)
 
 
 EVERY = [(kind, order, pages) for kind in KINDS for order in orders(kind) for pages in PAGES]
@@ -135,3 +149,26 @@ def test_pages_are_as_far_apart_as_told(kind: str) -> None:
     found = {pages: cache("key", kind=kind, pages=pages).page_stride for pages in PAGES}
 
     assert found == {"packed": key, "block_interior": key + value, "padded": key + 5, "layers": 2 * (key + value)}
+
+
+FAR = [("heads", kind) for kind in KINDS] + [("positions", "nhd")]
+
+
+@pytest.mark.parametrize(("far", "kind"), FAR)
+@pytest.mark.parametrize("pages", PAGES)
+@pytest.mark.parametrize("role", ["key", "value"])
+def test_far_heads_and_positions_need_64_bits(far: str, kind: str, pages: str, role: str) -> None:
+    """The last one lies 2^31 elements behind the first by a stride that 32 bits hold; every slot is in a span of its own."""
+    which = cache(role, kind=kind, pages=pages, itemsize=4, order=tuple(orders(kind))[-1])
+    strides, spans = which.stretched(far, Placement(pool_size=PAGES_HELD, near=PAGES_HELD, shift=0))
+    axis, count = (1, PAGE_SIZE) if far == "positions" else (2 if kind == "nhd" else 1, HEADS)
+    page = torch.arange(PAGES_HELD).repeat_interleave(PAGE_SIZE)
+    view = torch.empty_strided(which.sizes(PAGES_HELD), strides, dtype=torch.int16, device="meta")
+
+    found = offsets_of(view, which.index(page, torch.arange(PAGE_SIZE).repeat(PAGES_HELD)))
+
+    assert spans is not None
+    assert strides[axis] < 2**31 <= strides[axis] * (count - 1)
+    assert len(set(found.tolist())) == found.size
+    assert sum(int(((found >= start) & (found < stop)).sum()) for start, stop in spans) == found.size
+    assert sum(stop - start for start, stop in spans) <= PAGES_HELD * which.page_stride * (1 + (pages != "packed"))

@@ -30,6 +30,9 @@ SHRINK_SECONDS = 150.0
 
 # What differs from the default case; where several cases are equally simple, each of them. One row, one head, packed layouts,
 # benign values and no model go without saying: they are the defaults.
+_NEGATIVE = [{"negatives": negatives} for negatives in ("all", "head", "tail", "middle", "scattered")]
+_OTHER_PAGES = ("block_interior", "padded", "layers")
+
 MINIMAL: dict[str, dict[str, list[dict[str, Any]]]] = {
     "decode_attention": {
         "zero_length_rows_skipped": [{"seq_lens": (0,)}],
@@ -54,6 +57,27 @@ MINIMAL: dict[str, dict[str, list[dict[str, Any]]]] = {
         "context_one_too_long": [{"tokens_without_context": 1}],
         # A tile of 2048 elements has room for 16 heads of 128 columns, padding included.
         "last_heads_dropped": [{"num_heads": 17, "head_dim": 65}],
+    },
+    "reshape_and_cache": {
+        "negative_slots_clamped": _NEGATIVE,
+        "interleaved_pack_ahead": [{"kind": "interleaved"}],
+        "head_offset_32bit": [{"far": "heads", "num_heads": 3}],
+    },
+    "reshape_and_cache_diffkv": {
+        "value_as_wide_as_key": [{"head_dim": 17}, {"head_dim_v": 15}, {"head_dim_v": 17}],
+        "page_stride_packed": [
+            *({"pages": pages} for pages in _OTHER_PAGES),
+            {"order": "padded_heads"},
+        ],
+    },
+    "reshape_and_cache_per_token_head": {
+        "halves_toward_zero": [{"pattern": "ties"}],
+        "zeros_divided_by_zero": [{"pattern": "zeros"}],
+        "first_tile_alone": [{"head_dim": 129}, {"head_dim_v": 129}],
+    },
+    "concat_and_cache_mla": {
+        "negative_slots_unguarded": _NEGATIVE,
+        "padding_rows_written": [{"padding_rows": 1}],
     },
 }
 """By kernel and fault, the simplest cases in which it shows."""
