@@ -49,6 +49,7 @@ FP8 = {"cache_dtype": "float8_e4m3fn"}
         ({"query_lens": (1, 1)}, r"query_lens=\(1, 1\): must have as many sequences as seq_lens=\(1,\)"),
         ({"query_lens": (2,)}, r"query_lens\[0\]=2: must be at most seq_lens\[0\]=1"),
         ({"query_lens": (-1,)}, r"query_lens\[0\]=-1: must be from 0"),
+        ({"seq_lens": (2**18 + 1,)}, r"seq_lens\[0\]=262145: must be from 0 to 262144"),
         ({"head_dim": 36, "dtype": "bfloat16"}, "head_dim=36: must be a multiple of 8, the elements in 16 bytes"),
         ({"page_size": 24, **FP8}, "page_size=24: must be a multiple of 16"),
         ({"k_scale": 2.0}, r"k_scale=2.0: must be 1.0 unless cache_dtype is an FP8 format"),

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from tridiff.harness.api import Arena, Expected
 from tridiff.harness.checks.values import judged_part, ratio
+from tridiff.harness.declarations import verdict_of
 from tridiff.reference import concat_and_cache_mla, reshape_and_cache_diffkv, reshape_and_cache_per_token_head
 from tridiff.reference.reshape_and_cache_per_token_head import codes, scales
 from tridiff.strategies.reshape_and_cache_per_token_head import CODE_WEIGHTS, PATTERN_WEIGHTS, build
@@ -114,6 +115,25 @@ def test_key_and_value_side_by_side() -> None:
 
     nothing = [[NAN] * 3] * 2
     assert same(written(answer, "kv_cache", inputs), [[nothing, [[2, 4, 2.5], [6, 8, 3]]]])
+
+
+@pytest.mark.parametrize(("cache", "signed"), [(torch.float32, True), (E5M2, True), (E4M3FNUZ, False)])
+def test_zeros_keep_their_sign(cache: torch.dtype, signed: bool) -> None:
+    """Where the format has two: a kernel that stores another zero is told from a right one."""
+    rows = torch.tensor([[[-0.0]]])
+    side_by_side = {"key": rows, "value": rows, "kv_cache": torch.zeros(1, 2, 1, 2).to(cache), "slot_mapping": torch.tensor([1])}
+    calls = {
+        concat_and_cache_mla: latent([[-0.0]], [[-0.0]], [1], cache),
+        reshape_and_cache_diffkv: side_by_side | {"k_scale": None, "v_scale": None},
+    }
+
+    for module, inputs in calls.items():
+        expected = verdict_of(module.__name__, module.reference(inputs, {}), inputs).outputs["kv_cache"]
+
+        assert (
+            ratio(expected, torch.zeros_like(expected.value)).bool().tolist() == torch.full_like(expected.value, signed).tolist()
+        )
+        assert not ratio(expected, expected.value).any()
 
 
 def quantised(key: list[float], cache: torch.dtype, slots: list[int] | None = None) -> dict[str, Any]:
