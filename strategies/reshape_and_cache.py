@@ -4,7 +4,8 @@ Launcher arguments, by keyword: `key` [T', H, D] and `value` [T', H, Dv] of one 
 "nhd" [pages, page size, H, D] and [pages, page size, H, Dv], in the others [pages, H, D / x, page size, x] and [pages, H, Dv,
 page size], see `kv_caches`; `interleaved`, whether tokens of V lie in packs there; `slot_mapping` [T], int32 or int64, T <= T',
 and T = 0 is legal; `k_scale` and `v_scale`, float32 of no dimension or one element, or None for 1, which nobody reads unless the
-caches hold FP8; `platform`, "hip" or "cuda". All have strides of their own, the last axis alone is dense.
+caches hold FP8; `platform`, "hip" or "cuda". All have strides of their own, the last axis alone is dense; in head-major kinds
+a head of a page is dense in itself.
 
 Token t goes to slot s = slot_mapping[t]: page s // page size, position s % page size. A negative slot, whichever it is, says that
 nothing is written; no two tokens have the same slot otherwise. Rows of key and value from T on are padding.

@@ -104,7 +104,7 @@ def test_facets_and_properties_vary(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_cases_survive_json(name: str) -> None:
     """Through text and back, equal field by field."""
-    for case in (*drawn(name)[:150], *presets(name)):
+    for case in (*drawn(name)[:60], *presets(name)[:10]):
         assert from_json(op_of(name).case, json.loads(json.dumps(to_json(case)))) == case
 
 
@@ -117,6 +117,9 @@ TRIGGERS: dict[str, Callable[[Any], Any]] = {
     "page 0 in use": lambda c: c.first_page == "used",
     "int32 slots": lambda c: c.slot_dtype == "int32",
     "far pages": lambda c: c.far == "pages",
+    "far pages by slots of 32 bits": lambda c: c.far == "pages" and c.slot_dtype == "int32",
+    "far tokens, the last one written": lambda c: c.far == "tokens" and c.negatives in {"none", "head", "middle"},
+    "far positions, the last one written": lambda c: c.far == "positions" and c.placing in {"edges", "straddle"},
     "misaligned": lambda c: c.lead % 4,
     "page of 2096 tokens": lambda c: c.page_size == 2096 and c.num_tokens > 1,
     "rows with a stride": lambda c: "fused_qkv" in vars(c).values(),
@@ -140,12 +143,14 @@ OWN_TRIGGERS: dict[str, dict[str, Callable[[Any], Any]]] = {
     "reshape_and_cache_diffkv": {
         "192 and 128": lambda c: (c.head_dim, c.head_dim_v) == (192, 128) and c.num_heads > 1,
         "values wider than keys": lambda c: c.head_dim < c.head_dim_v,
+        "far heads": lambda c: c.far == "heads",
         "odd widths": lambda c: c.head_dim % 2 and c.head_dim_v % 2 and c.num_heads > 1,
         "heads outermost in a page": lambda c: c.order == "heads_in_page" and c.num_heads > 1,
         "scales differ": lambda c: c.k_scale != c.v_scale,
         "non-finite in FP8": lambda c: c.pattern == "non_finite" and c.cache_dtype.startswith("float8"),
     },
     "reshape_and_cache_per_token_head": {
+        "far heads": lambda c: c.far == "heads",
         "int8 ties": lambda c: c.pattern == "ties" and c.cache_dtype == "int8",
         "rows of zeros": lambda c: c.pattern == "zeros" and c.num_tokens * c.num_heads > 2,
         "rows below the least scale": lambda c: c.sigma <= 1e-5 and c.pattern == "gaussian",
@@ -172,7 +177,7 @@ def test_failures_shrink_to_what_matters(name: str) -> None:
     found = find(
         op_of(name).strategy(Domain(target="gfx942")),
         lambda case: case.page_size > 1000 and case.negatives != "none",
-        settings=settings(QUIETLY, max_examples=150),
+        settings=settings(QUIETLY, max_examples=60),
         random=random.Random(1),
     )
 
@@ -287,8 +292,8 @@ def test_limits_that_leave_nothing(name: str, limits: dict[str, Any]) -> None:
 def test_formats_are_the_targets(name: str) -> None:
     """What a part lacks is drawn for its whole domain alone."""
     op = op_of(name)
-    seen = {case.cache_dtype for case in draws(op.strategy, Domain(target="sm_80"), 50)}
-    whole = {case.cache_dtype for case in draws(op.strategy, Domain(target="sm_80", whole=True), 60)}
+    seen = {case.cache_dtype for case in draws(op.strategy, Domain(target="sm_80"), 30)}
+    whole = {case.cache_dtype for case in draws(op.strategy, Domain(target="sm_80", whole=True), 40)}
     formats = {"float8_e4m3fn", "float8_e4m3fnuz"}
 
     assert not seen & formats
@@ -303,7 +308,7 @@ def test_formats_are_the_targets(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_memory_is_bounded(name: str) -> None:
     """Below 3 MiB, and 14 MiB for models, red zones and gaps included."""
-    for most, cases in ((3, drawn(name)[:100]), (14, presets(name))):
+    for most, cases in ((3, drawn(name)[:60]), (14, presets(name)[:20])):
         for case in cases:
             _, arena = built(name, case)
             live = sum((stop - start) * each.storage.element_size() for each in arena for start, stop in each.live)

@@ -124,6 +124,18 @@ def test_padding_rows_hold_poison() -> None:
     assert len(inputs["slot_mapping"]) == 3
 
 
+def test_far_rows_begin_beyond_what_32_bits_address() -> None:
+    """The last token's, or the last head's where rows have gaps between heads, by a stride that 32 bits hold."""
+    near = {"num_tokens": 3, "num_heads": 4, "value_layout": "padded_heads"}
+    plain, tokens, heads = (build(Case(**near, far=far), Arena()) for far in ("none", "tokens", "heads"))
+
+    assert tokens["key"].stride(0) < 2**31 <= 2 * tokens["key"].stride(0)
+    assert heads["value"].stride(1) < 2**31 <= 3 * heads["value"].stride(1)
+    assert heads["key"].stride() == plain["key"].stride()
+    for name, found in itertools.product(("key", "value"), (tokens, heads)):
+        assert torch.equal(found[name], plain[name])
+
+
 # Numbers
 
 TYPES = [(dtype, cache) for dtype in values.DTYPES for cache in ("same", *values.DTYPES) if values.types_fit(dtype, cache)]
@@ -304,6 +316,17 @@ def test_gaps() -> None:
 
     assert pages == "gap after page 0, bytes 0..32 overwritten by token 2 whose slot is 18"
     assert heads == "padding after slot 0 (page 0, offset 0), head 1, bytes 4..20 overwritten by token 0 whose slot is 16"
+
+
+@pytest.mark.parametrize("far", ["heads", "positions"])
+def test_slots_of_caches_whose_heads_or_positions_lie_far_apart(far: str) -> None:
+    """The page is not the first dimension by its stride there."""
+    case = Case(**{**_BASE, "num_heads": 3}, far=far)
+    page, position, head, _ = build(case, Arena())["key_cache"].stride()
+
+    found = said(case, lambda cache, rows: put(cache, page + 5 * position + 2 * head, rows[3, 2]))
+
+    assert found == f"slot 21 (page 1, offset 5), head 2, bytes 0..64 {WRITTEN}"
 
 
 def test_data_of_nobody_and_of_padding() -> None:
