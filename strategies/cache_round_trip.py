@@ -32,7 +32,7 @@ from tridiff.strategies.cache_round_trip_facets import FACETS, PROPERTIES
 from tridiff.strategies.cache_round_trip_inputs import build
 from tridiff.strategies.draws import Weights, allowed, choose, evenly, fields
 from tridiff.strategies.layouts import GAPS
-from tridiff.strategies.lengths import cdiv, simplicity
+from tridiff.strategies.lengths import cdiv, more, simplicity
 from tridiff.strategies.models import GQA_MODELS, TP_SIZES
 
 __all__ = ["OP", "CacheRoundTripCase", "build", "cases", "preset_cases", "within"]
@@ -317,10 +317,11 @@ def _least_pages(domain: Domain, page_size: int) -> int:
 def _seq_lens(draw: st.DrawFn, domain: Domain, page_size: int, pages: int) -> tuple[int, ...]:
     """Lengths of one to four sequences on at most `pages` pages; those that no longer fit are left out."""
     weights = _lengths(domain, page_size)
-    count = draw(choose(NUM_SEQUENCES))
     first = draw(choose(weights, lambda length: cdiv(length, page_size) <= pages))
     found, left = [first], pages - cdiv(first, page_size)
-    for at in range(1, count):
+    for at in range(1, max(NUM_SEQUENCES) + 1):
+        if not draw(more(NUM_SEQUENCES, at)):
+            break
         # One more for each, so that no two sequences draw from equal choices: see `draws`.
         others = {length: weight + (at if length == min(weights) else 0) for length, weight in weights.items()}
         length = draw(choose(others, lambda length: length < _LONG or length == min(weights)))

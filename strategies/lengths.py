@@ -29,6 +29,16 @@ def cdiv(dividend: int, divisor: int) -> int:
     return -(-dividend // divisor)
 
 
+def more(counts: Weights[int], drawn: int) -> st.SearchStrategy[bool]:
+    """Whether another sequence follows those `drawn`, asked after each, so that as many come together as `counts` weigh.
+
+    A count drawn at first could only take away the last ones; like this, any of them can be left out when a case is made simpler,
+    with the answer behind it. So it is asked after the last one as well.
+    """
+    further = sum(weight for count, weight in counts.items() if count > drawn)
+    return choose({False: counts[drawn], True: further} if further else {False: 1})
+
+
 def boundaries(page_size: int, num_kv_splits: int) -> frozenset[int]:
     """Lengths 1 and 2, and b - 1, b, b + 1 for multiples b of pages, splits and tiles."""
     tiles = {count * tile for tile in TILE_SIZES for count in (1, 2, 3)}

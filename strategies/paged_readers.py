@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tridiff.harness.api import Domain
 from tridiff.strategies import fp8, kv_caches, layouts, paging, profiles
 from tridiff.strategies.draws import Weights, allowed, choose, fields
-from tridiff.strategies.lengths import NUM_ROWS, cdiv, length_weights, simplicity
+from tridiff.strategies.lengths import NUM_ROWS, cdiv, length_weights, more, simplicity
 from tridiff.strategies.paged_readers_case import VERY_NEGATIVE, ReaderCase, very_negative_fits
 from tridiff.strategies.paged_readers_room import (
     DTYPE_WEIGHTS,
@@ -214,7 +214,7 @@ def sequences(
     offered, domain = allowed(query_lens, room.domain, "query_lens"), room.domain
     longest = min(tokens, pages * page_size)
     rows: list[tuple[int, int]] = []
-    for row in range(draw(choose(NUM_ROWS))):
+    for row in range(max(NUM_ROWS)):
         lengths = length_choices(domain, page_size, row)
         keys = draw(choose(lengths, lambda keys: keys <= longest and any(queries_fit(each, keys) for each in offered)))
         first = next(iter(offered))
@@ -223,6 +223,8 @@ def sequences(
         if keys <= tokens and cdiv(keys, page_size) <= pages:
             tokens, pages = tokens - keys, pages - cdiv(keys, page_size)
             rows.append((queries, keys))
+        if not draw(more(NUM_ROWS, row + 1)):
+            break
     return {"query_lens": tuple(queries for queries, _ in rows), "seq_lens": tuple(keys for _, keys in rows)}
 
 

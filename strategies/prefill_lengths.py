@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tridiff.harness.api import Domain, integers
 from tridiff.strategies.draws import Weights, allowed, choose, evenly
-from tridiff.strategies.lengths import cdiv, simplicity
+from tridiff.strategies.lengths import cdiv, more, simplicity
 
 NUM_SEQUENCES = {1: 5, 2: 4, 3: 3, 4: 2, 5: 1}
 
@@ -69,14 +69,15 @@ def lengths(
     The shortest sequence that `domain` allows must fit. Sequences that no longer fit are left out. `empty`: also those of no
     token. Simplest: one sequence of one query without context.
     """
-    count = draw(choose(NUM_SEQUENCES))
     offer = _Offer(page_size=page_size, cost=cost, most=most, pages=pages, domain=domain)
     drawn = []
-    for number in range(count):
+    for number in range(max(NUM_SEQUENCES)):
         contexts = context_weights(page_size, number, empty=empty)
         weights = offer.queries({**queries, 1: queries[1] + number}, contexts)
         query = draw(choose(weights))
         drawn.append((draw(choose(offer.contexts(contexts, query))), query))
+        if not draw(more(NUM_SEQUENCES, number + 1)):
+            break
     kept = list(_fitting(drawn, page_size, cost, most, pages))
     return {
         "query_lens": tuple(queries for _, queries in kept),

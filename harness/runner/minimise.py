@@ -96,9 +96,13 @@ def _simplest(case: Any, field: Field, fails: Callable[[Any], bool]) -> Any:
 
 
 def candidates(case: Any, field: Field) -> Iterator[Any]:
-    """Legal Cases in which `field` alone is simpler than in `case`, the simplest first."""
+    """Legal Cases in which `field` is simpler than in `case`, and no other unless a row is left out; the simplest first."""
     if _is_simple(case, field):
         return
+    value = getattr(case, field.name)
+    if isinstance(value, tuple) and len(value) > 1:
+        for place in range(len(value)):
+            yield from _without_row(case, field.name, place)
     for simpler in _simpler(getattr(case, field.name), field.default):
         yield from _with(case, {field.name: simpler})
 
@@ -140,15 +144,27 @@ def _between(value: int, default: int) -> Iterator[int]:
 
 
 def _simpler_tuples(value: tuple[Any, ...], default: Any) -> Iterator[tuple[Any, ...]]:
-    """One item left out, or one item simpler; the first item of the default is the simplest."""
-    for place in range(len(value)):
-        if len(value) > 1:
-            yield value[:place] + value[place + 1 :]
+    """One item simpler; the first item of the default is the simplest."""
     simplest = default[0] if isinstance(default, tuple) and default else None
     for place, item in enumerate(value):
         if simplest is not None and item != simplest:
             for simpler in _simpler(item, simplest):
                 yield (*value[:place], simpler, *value[place + 1 :])
+
+
+def _without_row(case: Any, name: str, place: int) -> Iterator[Any]:
+    """`case` without item `place` of field `name`, alone, or of every field with as many items where these go together."""
+    value = getattr(case, name)
+    alone = list(_with(case, {name: value[:place] + value[place + 1 :]}))
+    if alone:
+        yield from alone
+        return
+    parallel = {
+        each.name: rows[:place] + rows[place + 1 :]
+        for each in dataclasses.fields(case)
+        if isinstance(rows := getattr(case, each.name), tuple) and len(rows) == len(value)
+    }
+    yield from _with(case, parallel)
 
 
 def _with(case: Any, fields: dict[str, Any]) -> Iterator[Any]:

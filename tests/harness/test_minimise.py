@@ -54,6 +54,26 @@ def test_what_is_left_is_needed(fails: Callable[[Parcel], bool], expected: Parce
     assert minimised(BUSY, fails) in {expected, *([Parcel(label="a", lengths=(1, 0))] if 0 in expected.lengths else [])}
 
 
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """A Case whose fields have an item for each sequence."""
+
+    queries: tuple[int, ...] = (1,)
+    keys: tuple[int, ...] = (1,)
+
+    def __post_init__(self) -> None:
+        """Raise `CaseError` for sequences that lack either."""
+        require(len(self.queries) == len(self.keys), "queries: must be as many as keys")
+
+
+def test_rows_of_several_fields_are_left_out_together() -> None:
+    """Where one field alone cannot be shorter."""
+    case = Batch(queries=(1, 3, 1, 1), keys=(1, 9, 4, 0))
+
+    assert minimised(case, lambda each: max(each.queries) > 2) == Batch(queries=(3,), keys=(1,))
+    assert minimised(case, lambda each: 0 in each.keys) == Batch(queries=(1,), keys=(0,))
+
+
 def test_no_case_is_tried_twice() -> None:
     """A candidate costs a run of the kernel."""
     tried: list[Parcel] = []
