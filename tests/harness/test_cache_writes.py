@@ -126,7 +126,7 @@ def test_padding_rows_hold_poison() -> None:
 
 def test_far_rows_begin_beyond_what_32_bits_address() -> None:
     """The last token's, or the last head's where rows have gaps between heads, by a stride that 32 bits hold."""
-    near = {"num_tokens": 3, "num_heads": 4, "value_layout": "padded_heads"}
+    near: dict[str, Any] = {"num_tokens": 3, "num_heads": 4, "value_layout": "padded_heads"}
     plain, tokens, heads = (build(Case(**near, far=far), Arena()) for far in ("none", "tokens", "heads"))
 
     assert tokens["key"].stride(0) < 2**31 <= 2 * tokens["key"].stride(0)

@@ -60,7 +60,7 @@ MINIMAL: dict[str, dict[str, list[dict[str, Any]]]] = {
     },
     "reshape_and_cache": {
         "negative_slots_clamped": _NEGATIVE,
-        "interleaved_pack_ahead": [{"kind": "interleaved"}],
+        "padding_rows_written": [{"padding_rows": 1}],
         "head_offset_32bit": [{"far": "heads", "num_heads": 3}],
     },
     "reshape_and_cache_diffkv": {
