@@ -86,7 +86,7 @@ def cache_round_trip(
         attention: dict[str, Any] = {**sequences, **scales, "sm_scale": sm_scale, "platform": platform}
         if not is_head_major:
             lse = torch.empty(output.shape[:2], dtype=torch.float32, device=output.device)
-            given = {"lse": lse, "logit_cap": 0.0, "page_size": page_size, "num_kv_splits": NUM_KV_SPLITS}
+            given: dict[str, Any] = {"lse": lse, "logit_cap": 0.0, "page_size": page_size, "num_kv_splits": NUM_KV_SPLITS}
             plain.decode_attention(**attention, **read, **given)
             return
         attention["interleaved"] = interleaved

@@ -49,6 +49,24 @@ MINIMAL: dict[str, dict[str, list[dict[str, Any]]]] = {
         "fnuz_read_as_ocp": [{"cache_dtype": "float8_e4m3fnuz"}],
         "v_scale_ignored": [{"cache_dtype": "float8_e4m3fnuz", "v_scale": scale} for scale in (0.37, 1.7)],
     },
+    "paged_decode": {
+        "key_dropped_at_page_end": [{"seq_lens": (17,)}],
+        "window_off_by_one": [{"seq_lens": (2,), "window": 1}],
+        "rows_of_chunks_written": [{"query_lens": (2,), "seq_lens": (2,)}],
+    },
+    "prefix_prefill": {
+        "alibi_from_chunk": [{"seq_lens": (2,), "alibi": "standard"}],
+        "sink_per_tile": [{"seq_lens": (2,), "sinks": sinks} for sinks in ("normal", "mixed", "large")],
+    },
+    "chunked_prefill_paged_decode": {
+        "causality_dropped": [{"query_lens": (2,), "seq_lens": (2,), "causal": False}],
+        "max_query_len_ignored": [{"query_lens": (17,), "seq_lens": (17,)}],
+    },
+    "cache_round_trip": {
+        "chunks_told_as_single_queries": [{"kind": "head_major", "seq_lens": (2,), "chunk": 2}],
+        # Slot 0 is the token's own, or nobody's.
+        "skipped_tokens_in_slot_0": [{"skipped": 1}, {"skipped": 1, "page_order": "shuffled"}],
+    },
     "merge_attention_states": {
         "empty_side_times_zero": [{"empty": "prefix", "empty_holds": "poison"}],
         "equal_sides_counted_once": [{"lse_gap": 0.0}],
