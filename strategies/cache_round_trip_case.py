@@ -10,6 +10,7 @@ import torch
 
 from tridiff.harness.api import require, require_one_of, require_range
 from tridiff.strategies import fp8, kv_caches, paging
+from tridiff.strategies.case_fields import check_fields
 from tridiff.strategies.kv_caches import KVCache
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -71,11 +72,7 @@ class CacheRoundTripCase:
 
     def __post_init__(self) -> None:
         """Raise `CaseError` for the first field that is out of its range."""
-        require(len(self.model) <= 80, f"model={self.model!r}: must have at most 80 characters")
-        for field, (low, high) in _RANGES.items():
-            require_range(field, getattr(self, field), low, high)
-        for field, allowed in CHOICES.items():
-            require_one_of(field, getattr(self, field), allowed)
+        check_fields(self, _RANGES, CHOICES)
         require(1 <= len(self.seq_lens) <= MAX_SEQUENCES, f"seq_lens={self.seq_lens!r}: must have 1 to {MAX_SEQUENCES} sequences")
         for at, length in enumerate(self.seq_lens):
             require_range(f"seq_lens[{at}]", length, 0, _MAX_LENGTH)
@@ -96,13 +93,7 @@ class CacheRoundTripCase:
         for field in ("k_scale", "v_scale"):
             scale = getattr(self, field)
             require(math.frexp(scale)[0] == 0.5, f"{field}={scale}: must be a power of two, by which no division rounds")
-            require(
-                scale == 1.0 or self.cache_dtype != "same", f"{field}={scale}: must be 1.0 unless cache_dtype is an FP8 format"
-            )
-        require(
-            fp8.stays_finite(self.cache_dtype, max(self.k_scale, self.v_scale), DTYPES[self.dtype]),
-            f"k_scale={self.k_scale}, v_scale={self.v_scale}: {self.cache_dtype} times that overflows {self.dtype}",
-        )
+        fp8.check_scales(self.cache_dtype, self.k_scale, self.v_scale, DTYPES[self.dtype])
 
     @property
     def num_heads(self) -> int:

@@ -19,9 +19,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from tridiff.harness.api import integers, permutation, require, require_one_of, require_range
+from tridiff.harness.api import integers, permutation, require
 from tridiff.strategies import cache_writes_values as values
 from tridiff.strategies import fp8
+from tridiff.strategies.case_fields import check_fields
 from tridiff.strategies.kv_caches import KVCache
 from tridiff.strategies.layouts import STORAGES, Placement, place
 from tridiff.strategies.lengths import cdiv
@@ -120,11 +121,7 @@ class WriterCase:
 
     def __post_init__(self) -> None:
         """Raise `CaseError` for the first field that is out of its range."""
-        require(len(self.model) <= 80, f"model={self.model!r}: must have at most 80 characters")
-        for field, (low, high) in self.RANGES.items():
-            require_range(field, getattr(self, field), low, high)
-        for field, allowed in self.CHOICES.items():
-            require_one_of(field, getattr(self, field), allowed)
+        check_fields(self, self.RANGES, self.CHOICES)
         require(
             self.num_tokens > 0 or self.negatives == "none",
             f"negatives={self.negatives!r}: must be combined with num_tokens of at least 1, not {self.num_tokens}",

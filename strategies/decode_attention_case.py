@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 import torch
 
-from tridiff.harness.api import require, require_one_of, require_range
+from tridiff.harness.api import require, require_range
 from tridiff.strategies import fp8, layouts, paging, profiles
+from tridiff.strategies.case_fields import check_fields
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 SEQ_LENS_DTYPES = {"int32": torch.int32, "int64": torch.int64}
@@ -87,11 +88,7 @@ class DecodeAttentionCase:
 
     def __post_init__(self) -> None:
         """Raise `CaseError` for the first field that is out of its range."""
-        require(len(self.model) <= 80, f"model={self.model!r}: must have at most 80 characters")
-        for field, (low, high) in _RANGES.items():
-            require_range(field, getattr(self, field), low, high)
-        for field, allowed in CHOICES.items():
-            require_one_of(field, getattr(self, field), allowed)
+        check_fields(self, _RANGES, CHOICES)
         require(1 <= len(self.seq_lens) <= _MAX_ROWS, f"seq_lens={self.seq_lens!r}: must have 1 to {_MAX_ROWS} rows")
         for row, length in enumerate(self.seq_lens):
             require_range(f"seq_lens[{row}]", length, 0, _MAX_LENGTH)
@@ -102,19 +99,8 @@ class DecodeAttentionCase:
             self._check_mla()
 
     def _check_scales(self) -> None:
-        require(
-            fp8.form_fits(self.scale_form, self.cache_dtype, self.k_scale, self.v_scale),
-            f"scale_form={self.scale_form!r}: must be combined with {_FORM_NEEDS.get(self.scale_form)}",
-        )
-        if self.cache_dtype == "same":
-            for field in ("k_scale", "v_scale"):
-                scale = getattr(self, field)
-                require(scale == 1.0, f"{field}={scale}: must be 1.0 unless cache_dtype is an FP8 format")
-            return
-        require(
-            fp8.stays_finite(self.cache_dtype, max(self.k_scale, self.v_scale), DTYPES[self.dtype]),
-            f"k_scale={self.k_scale}, v_scale={self.v_scale}: {self.cache_dtype} times that overflows {self.dtype}",
-        )
+        fp8.check_form(self.scale_form, self.cache_dtype, self.k_scale, self.v_scale)
+        fp8.check_scales(self.cache_dtype, self.k_scale, self.v_scale, DTYPES[self.dtype])
 
     def _check_mla(self) -> None:
         for field, other in (("v_scale", "k_scale"), ("value_layout", "key_layout")):
@@ -185,10 +171,4 @@ CHOICES: Mapping[str, Iterable[object]] = {
 _FAR_NEEDS = {
     "pages": "layouts other than 'heads_outermost'",
     "heads": "a layout 'heads_outermost' and num_kv_heads of at least 3",
-}
-
-_FORM_NEEDS = {
-    "vector": "an FP8 format as cache_dtype",
-    "absent": "an FP8 format as cache_dtype and a k_scale or v_scale of 1.0",
-    "unread": "cache_dtype='same'",
 }

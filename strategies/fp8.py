@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from hypothesis import strategies as st
 
-from tridiff.harness.api import Domain
+from tridiff.harness.api import Domain, require
 from tridiff.strategies.draws import Weights, allowed, choose
 
 DTYPES = {
@@ -38,6 +38,12 @@ V_SCALES = {1.0: 1, 0.37: 3, 1.7: 3, 0.25: 1, 4.0: 1, 2.0**-6: 1, 2.0**6: 1, 2.0
 SCALE_FORMS = ("scalar", "vector", "absent", "unread")
 """How scales reach the launcher. Of FP8 caches, as tensors of no dimension or of one; "absent": None for every scale that is 1.
 Of other caches, as None; "unread": as tensors all the same, which hold poison."""
+
+_FORM_NEEDS = {
+    "vector": "an FP8 format as cache_dtype",
+    "absent": "an FP8 format as cache_dtype and a k_scale or v_scale of 1.0",
+    "unread": "cache_dtype='same'",
+}
 
 _SAME = 17
 _EACH = 4
@@ -111,6 +117,22 @@ def form_fits(form: str, cache_dtype: str, k_scale: float, v_scale: float) -> bo
     if cache_dtype == "same":
         return form in {"scalar", "unread"}
     return {"absent": 1.0 in (k_scale, v_scale), "unread": False}.get(form, True)
+
+
+def check_form(form: str, cache_dtype: str, k_scale: float, v_scale: float) -> None:
+    """Raise `CaseError` unless the scales can take that form."""
+    fits = form_fits(form, cache_dtype, k_scale, v_scale)
+    require(fits, f"scale_form={form!r}: must be combined with {_FORM_NEEDS.get(form)}")
+
+
+def check_scales(cache_dtype: str, k_scale: float, v_scale: float, dtype: torch.dtype) -> None:
+    """Raise `CaseError` unless caches of that format have such scales, and what is dequantised is finite in `dtype`."""
+    for field, scale in {"k_scale": k_scale, "v_scale": v_scale}.items():
+        require(scale == 1.0 or cache_dtype != "same", f"{field}={scale}: must be 1.0 unless cache_dtype is an FP8 format")
+    require(
+        stays_finite(cache_dtype, max(k_scale, v_scale), dtype),
+        f"k_scale={k_scale}, v_scale={v_scale}: {cache_dtype} times that overflows {str(dtype).removeprefix('torch.')}",
+    )
 
 
 def suits(cache_dtype: str, scale: float, sigma: float) -> bool:

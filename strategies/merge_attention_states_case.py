@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
-from tridiff.harness.api import require, require_one_of, require_range
+from tridiff.harness.api import require, require_range
+from tridiff.strategies.case_fields import check_fields
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 OUTPUT_DTYPES = ("same", "float32")
@@ -89,11 +90,7 @@ class MergeAttentionStatesCase:
 
     def __post_init__(self) -> None:
         """Raise `CaseError` for the first field that is out of its range."""
-        require(len(self.model) <= 80, f"model={self.model!r}: must have at most 80 characters")
-        for field, (low, high) in _RANGES.items():
-            require_range(field, getattr(self, field), low, high)
-        for field, allowed in CHOICES.items():
-            require_one_of(field, getattr(self, field), allowed)
+        check_fields(self, _RANGES, CHOICES)
         require_range("tokens_without_context", self.tokens_without_context, 0, self.num_tokens)
         needs = _EMPTY_NEEDS.get(self.empty)
         require(

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 import torch
 
-from tridiff.harness.api import require, require_one_of, require_range
+from tridiff.harness.api import require, require_range
 from tridiff.strategies import fp8, kv_caches, layouts, paging, profiles
+from tridiff.strategies.case_fields import check_fields
 from tridiff.strategies.kv_caches import KVCache
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -115,11 +116,7 @@ class ReaderCase:
 
     def __post_init__(self) -> None:
         """Raise `CaseError` for the first field that is out of its range."""
-        require(len(self.model) <= 80, f"model={self.model!r}: must have at most 80 characters")
-        for field, (low, high) in RANGES.items():
-            require_range(field, getattr(self, field), low, high)
-        for field, allowed in CHOICES.items():
-            require_one_of(field, getattr(self, field), allowed)
+        check_fields(self, RANGES, CHOICES)
         self._check_lengths()
         self._check_caches()
         self._check_scales()
@@ -142,18 +139,10 @@ class ReaderCase:
             require(size % self.pack == 0, f"{field}={size}: must be a multiple of {self.pack}, the elements in 16 bytes")
 
     def _check_scales(self) -> None:
-        require(
-            fp8.form_fits(self.scale_form, self.cache_dtype, self.k_scale, self.v_scale),
-            f"scale_form={self.scale_form!r}: must be combined with {_FORM_NEEDS.get(self.scale_form)}",
-        )
-        for dtype, scales in {"cache_dtype": ("k_scale", "v_scale"), "output_dtype": ("output_scale",)}.items():
-            for field in scales if getattr(self, dtype) == "same" else ():
-                scale = getattr(self, field)
-                require(scale == 1.0, f"{field}={scale}: must be 1.0 unless {dtype} is an FP8 format")
-        require(
-            fp8.stays_finite(self.cache_dtype, max(self.k_scale, self.v_scale), DTYPES[self.dtype]),
-            f"k_scale={self.k_scale}, v_scale={self.v_scale}: {self.cache_dtype} times that overflows {self.dtype}",
-        )
+        fp8.check_form(self.scale_form, self.cache_dtype, self.k_scale, self.v_scale)
+        scaled = self.output_scale == 1.0 or self.output_dtype != "same"
+        require(scaled, f"output_scale={self.output_scale}: must be 1.0 unless output_dtype is an FP8 format")
+        fp8.check_scales(self.cache_dtype, self.k_scale, self.v_scale, DTYPES[self.dtype])
         if self.pattern == VERY_NEGATIVE:
             fits = very_negative_fits(self.head_dim, self.cache_dtype, self.k_scale, self.scale_factor)
             needs = f"a format of the caches that holds keys of {very_negative_key(self.head_dim, self.scale_factor):.0f}"
@@ -265,10 +254,4 @@ CHOICES: Mapping[str, Iterable[object]] = {
     "sinks": SINKS,
     "pattern": PATTERNS,
     "peak_at": PEAKS,
-}
-
-_FORM_NEEDS = {
-    "vector": "an FP8 format as cache_dtype",
-    "absent": "an FP8 format as cache_dtype and a k_scale or v_scale of 1.0",
-    "unread": "cache_dtype='same'",
 }

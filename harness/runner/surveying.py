@@ -155,8 +155,8 @@ class Survey:
         except KeyboardInterrupt:
             self.interrupted = True
         finally:
+            self.elapsed = time.monotonic() - started  # before the end, which a second Ctrl-C cuts short
             self._stop(threads)
-        self.elapsed = time.monotonic() - started
         for target in self.targets:
             if target in self._errors and not self.interrupted:
                 raise self._errors[target]

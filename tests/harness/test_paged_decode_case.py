@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, Phase, find, given, settings
+from drawn_cases import QUIETLY, draws
+from hypothesis import find
 
 from tridiff.harness.api import Arena, CaseError, Domain
 from tridiff.reference.paged_attention import unpack
@@ -19,21 +20,11 @@ from tridiff.strategies.paged_readers_case import VERY_NEGATIVE
 from tridiff.strategies.paged_readers_inputs import peak_position, sinks, slopes, tokens
 from tridiff.strategies.paged_readers_models import model_shapes
 
-QUIETLY = settings(database=None, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-
 
 @functools.cache
 def drawn(count: int, *, presets: bool = False) -> tuple[Case, ...]:
     """`count` cases, the same in every run."""
-    seen: list[Case] = []
-
-    @settings(QUIETLY, max_examples=count, phases=[Phase.generate])
-    @given((preset_cases if presets else cases)(Domain(target="gfx942")))
-    def collect(case: Case) -> None:
-        seen.append(case)
-
-    collect()
-    return tuple(seen)
+    return draws((preset_cases if presets else cases)(Domain(target="gfx942")), count)
 
 
 # Cases
@@ -144,7 +135,7 @@ def test_presets_are_real_models() -> None:
         assert case.page_size in shape.page_sizes
     assert {544, 272} & {case.page_size for case in found}
     domain = Domain(target="gfx942", models=("Qwen3-Next-80B-A3B TP4",))
-    one = find(preset_cases(domain), lambda _: True, settings=settings(QUIETLY, max_examples=1, phases=[Phase.generate]))
+    (one,) = draws(preset_cases(domain), 1)
     assert (one.num_kv_heads, one.group_size, one.head_dim, one.page_size) == (1, 4, 256, one.page_size)
     assert one.page_size in {272, 528, 544, 1056}
 

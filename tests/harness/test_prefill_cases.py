@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, Phase, given, settings
+from drawn_cases import draws
 
 from tridiff.harness.api import Arena, CaseError, Domain, Op
 from tridiff.reference.paged_attention import unpack
@@ -16,11 +16,9 @@ from tridiff.strategies import chunked_prefill_paged_decode, fp8, kv_caches, pre
 from tridiff.strategies.chunked_prefill_paged_decode import ChunkedPrefillPagedDecodeCase
 from tridiff.strategies.paged_readers_inputs import tokens
 from tridiff.strategies.paged_readers_models import model_shapes
-from tridiff.strategies.prefill_case import PrefillCase
 from tridiff.strategies.prefill_drawing import BUDGET, QUERY_TILE
 from tridiff.strategies.prefix_prefill import PrefixPrefillCase
 
-QUIETLY = settings(database=None, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 PREFIX, DRIVER = prefix_prefill.OP, chunked_prefill_paged_decode.OP
 
 
@@ -31,16 +29,8 @@ COUNTS = {PREFIX.name: 300, DRIVER.name: 400}
 @functools.cache
 def drawn(op: str, count: int, *, presets: bool = False) -> tuple[Any, ...]:
     """`count` cases of one of the Ops, the same in every run."""
-    seen: list[Any] = []
     known: Op = {each.name: each for each in (PREFIX, DRIVER)}[op]
-
-    @settings(QUIETLY, max_examples=count, phases=[Phase.generate])
-    @given((known.presets if presets else known.strategy)(Domain(target="gfx942")))
-    def collect(case: PrefillCase) -> None:
-        seen.append(case)
-
-    collect()
-    return tuple(seen)
+    return draws((known.presets if presets else known.strategy)(Domain(target="gfx942")), count)
 
 
 # Cases

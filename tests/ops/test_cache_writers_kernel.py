@@ -42,7 +42,7 @@ def cache(*shape: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
 
 def write(launcher: Any, target: str = "gfx942", **given: Any) -> None:
     """Launch the kernel on the cpu engine."""
-    given.setdefault("slot_mapping", torch.tensor(SLOTS).repeat_interleave(2)[::2])
+    given.setdefault("slot_mapping", torch.tensor(SLOTS))
     run(partial(launcher, **given, platform="cuda" if target.startswith("sm_") else "hip"), target=target)
 
 
