@@ -45,7 +45,6 @@ MINIMAL: dict[str, dict[str, list[dict[str, Any]]]] = {
         "key_dropped_at_page_start": [{"seq_lens": (17,), "num_kv_splits": 2}, {"seq_lens": (2,), "page_size": 1}],
         "mla_slab_from_key_width": [{"is_mla": True, "head_dim": 17}],
         "mla_pe_dropped": [{"is_mla": True, "head_dim": 17}],
-        "mla_pe_counted_twice": [{"is_mla": True, "head_dim": 18, "head_dim_v": 17}],
         "fnuz_read_as_ocp": [{"cache_dtype": "float8_e4m3fnuz"}],
         "v_scale_ignored": [{"cache_dtype": "float8_e4m3fnuz", "v_scale": scale} for scale in (0.37, 1.7)],
     },
