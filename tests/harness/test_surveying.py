@@ -396,6 +396,22 @@ def test_death_that_we_caused_is_no_failure(bench: Bench) -> None:
     assert survey.rows["fits", "gfx942"].cases == 0
 
 
+def test_second_interrupt_keeps_the_time(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C while threads are being ended: how long the survey took is known, where its summary said 0 s."""
+    survey = bench.survey("fits", targets=("gfx942",))
+    end = survey._stop
+
+    def pressed_again(threads: list[threading.Thread]) -> None:
+        end(threads)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(survey, "_stop", pressed_again)
+    with pytest.raises(KeyboardInterrupt):
+        survey.run()
+
+    assert survey.elapsed > 0.0
+
+
 class Broken(Pretended):
     """Raises at the second Case."""
 
