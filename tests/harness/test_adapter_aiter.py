@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 import triton.language as tl
-from releases import fetched
+from releases import calls_of, fetched
 
 from tridiff.adapters.aiter import FAMILIES, mla_decode, paged_attention_decode, register, unified_attention
 from tridiff.harness.api import Clean, Found, Kernel
@@ -30,10 +30,7 @@ def known() -> Registry:
 @pytest.fixture
 def passed(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """What the adapter passes to AITER's launchers, which do nothing."""
-    calls: list[dict[str, Any]] = []
-    for family in FAMILIES:
-        monkeypatch.setattr(family, "LAUNCHER", lambda **arguments: calls.append(arguments))
-    return calls
+    return calls_of(FAMILIES, monkeypatch)
 
 
 def inputs_of(**changed: Any) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from releases import fetched, require
+from releases import calls_of, fetched, require
 
 from tridiff.adapters.aiter import chunked_prefill_paged_decode, prefix_prefill
 from tridiff.harness.api import Clean, Domain, Found
@@ -29,10 +29,7 @@ def known() -> Registry:
 @pytest.fixture
 def passed(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """What the adapter passes to AITER's launchers, which do nothing."""
-    calls: list[dict[str, Any]] = []
-    for family in FAMILIES:
-        monkeypatch.setattr(family, "LAUNCHER", lambda **arguments: calls.append(arguments))
-    return calls
+    return calls_of(FAMILIES, monkeypatch)
 
 
 def inputs_of(dtype: torch.dtype = torch.bfloat16, **changed: Any) -> dict[str, Any]:

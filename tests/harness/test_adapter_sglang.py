@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from releases import fetched
+from releases import calls_of, fetched
 
 from tridiff.adapters import precision, stubs
 from tridiff.adapters.sglang import FAMILIES, decode_attention, lean_decode_attention, merge_attention_states
@@ -29,9 +29,7 @@ def known() -> Registry:
 @pytest.fixture
 def passed(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """What the adapter passes to SGLang's launchers, which do nothing."""
-    calls: list[dict[str, Any]] = []
-    for family in FAMILIES:
-        monkeypatch.setattr(family, "LAUNCHER", lambda **arguments: calls.append(arguments))
+    calls = calls_of(FAMILIES, monkeypatch)
     monkeypatch.setattr(lean_decode_attention, "PARAMETERS", lambda **_: (6, False, 1))
     return calls
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from releases import fetched
+from releases import calls_of, fetched
 
 from tridiff.adapters.sglang import reshape_and_cache, reshape_and_cache_shuffle, set_mla_kv_buffer
 from tridiff.harness.api import Clean, Domain
@@ -28,9 +28,7 @@ KERNELS: dict[str, dict[str, Any]] = {
 @pytest.fixture
 def passed(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """What the adapter passes to SGLang's launchers, which do nothing."""
-    calls: list[dict[str, Any]] = []
-    for module in (reshape_and_cache, reshape_and_cache_shuffle, set_mla_kv_buffer):
-        monkeypatch.setattr(module, "LAUNCHER", lambda **arguments: calls.append(arguments))
+    calls = calls_of((reshape_and_cache, reshape_and_cache_shuffle, set_mla_kv_buffer), monkeypatch)
     monkeypatch.setattr(set_mla_kv_buffer, "QUANTISING", lambda **arguments: calls.append(arguments))
     return calls
 

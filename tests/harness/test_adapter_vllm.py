@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from releases import fetched, require
+from releases import calls_of, fetched, require
 
 from tridiff.adapters.vllm import FAMILIES, decode_attention, merge_attention_states
 from tridiff.harness.api import Clean, Found
@@ -28,10 +28,7 @@ def known() -> Registry:
 @pytest.fixture
 def passed(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """What the adapter passes to vLLM's launchers, which do nothing."""
-    calls: list[dict[str, Any]] = []
-    for family in FAMILIES:
-        monkeypatch.setattr(family, "LAUNCHER", lambda **arguments: calls.append(arguments))
-    return calls
+    return calls_of(FAMILIES, monkeypatch)
 
 
 def test_arguments_of_the_decode(passed: list[dict[str, Any]]) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from releases import fetched, require
+from releases import calls_of, fetched, require
 
 from tridiff.adapters.vllm import (
     FAMILIES,
@@ -38,10 +38,7 @@ def known() -> Registry:
 @pytest.fixture
 def passed(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """What the adapter passes to vLLM's launchers, which do nothing."""
-    calls: list[dict[str, Any]] = []
-    for family in FAMILIES:
-        monkeypatch.setattr(family, "LAUNCHER", lambda **arguments: calls.append(arguments))
-    return calls
+    return calls_of(FAMILIES, monkeypatch)
 
 
 def written(dtype: torch.dtype = torch.bfloat16, **changed: Any) -> dict[str, Any]:

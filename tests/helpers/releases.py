@@ -1,4 +1,6 @@
-"""Releases of vLLM, SGLang and AITER for the tests of their adapters: what `make fetch-NAME` put into .upstream of this checkout.
+"""Releases of vLLM, SGLang and AITER for the tests of their adapters, and stand-ins for their launchers.
+
+The releases are what `make fetch-NAME` put into .upstream of this checkout.
 
 Nothing of them is committed (.gitignore has /.upstream/), for their licences and their size, and .ci/run fetches nothing: tests
 that need a release are skipped in CI, and run wherever somebody has fetched one.
@@ -6,7 +8,10 @@ that need a release are skipped in CI, and run wherever somebody has fetched one
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -36,3 +41,11 @@ def require(known: Registry, release: str, adapter: str) -> None:
         pytest.skip(
             f'docs/trophies.md is of {release}, here is {found}: make fetch-{adapter} {adapter.upper()}="{package}=={version}"'
         )
+
+
+def calls_of(families: Iterable[ModuleType], patch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """What the modules `families` pass to the package's launchers from now on: in their place stands one that does nothing."""
+    calls: list[dict[str, Any]] = []
+    for family in families:
+        patch.setattr(family, "LAUNCHER", lambda **arguments: calls.append(arguments))
+    return calls
