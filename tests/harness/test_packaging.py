@@ -24,9 +24,8 @@ ENTRY = "_tridiff_pytest.py"
 """The one module of ours outside the four folders; it says why itself."""
 ADDED = ("kernels/added.py", "harness/added/deeper/module.py", "reference/added/data.json")
 """Files that are not in the checkout, and that nothing lists."""
-GENERATED = shutil.ignore_patterns(
-    ".git", ".venv", ".*_cache", ".hypothesis", ".mypy_path", "build", "dist", "*.egg-info", "*out"
-)
+GENERATED = shutil.ignore_patterns(".git", *(line.strip("/") for line in (ROOT / ".gitignore").read_text("utf-8").splitlines()))
+"""The releases of Triton that other tests unpacked are among it: gigabytes."""
 BYTECODE = shutil.ignore_patterns("__pycache__")
 
 
