@@ -1,6 +1,6 @@
 """Every fault that shows when it runs is found by a hunt among drawn cases; most of them soon.
 
-In a pull request these are the faults with a known minimal case, and those that end a process; in nightly runs all. What becomes
+In a pull request these are the faults with a known minimal case that is found soon, and those that end a process; in nightly runs all. What becomes
 of the others, and of those that show when they are compiled, is in `test_pinned_faults`.
 """
 
@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hunting import EXAMPLES, MINIMAL, Catch
+from hunting import DUE, EXAMPLES, Catch
 
 from tridiff.harness.api import COMPILER, DEADLY, Fault
 from tridiff.harness.profiles import is_nightly
@@ -30,7 +30,7 @@ FAULTS = [
     for faults in builtin().faults.values()
     for fault in faults
     if not fault.checks <= COMPILER
-    and (is_nightly() or fault.checks <= DEADLY or fault.name in MINIMAL.get(fault.kernel, {}) or not is_pinned(fault.kernel))
+    and (is_nightly() or fault.checks <= DEADLY or fault.name in DUE.get(fault.kernel, {}) or not is_pinned(fault.kernel))
 ]
 
 

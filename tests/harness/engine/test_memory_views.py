@@ -231,6 +231,7 @@ def load_all(pointer: Pointer | MixedPointer, mask: Array, fill: Array) -> Array
     return np.broadcast_to(fill, mask.shape)
 
 
+@pytest.mark.installed_triton("arrays of NumPy in and out: no kernel is compiled")
 @settings(max_examples=200, deadline=None)
 @given(data=st.data(), element=st.sampled_from(ELEMENTS), stored=st.sampled_from(("i8", "i16", "i32", "i64")))
 def test_views_equal_numpys(data: st.DataObject, element: str, stored: str) -> None:

@@ -260,6 +260,7 @@ def test_text_after_the_module_is_refused() -> None:
         parse(module("", after='"tt.return"() : () -> () loc(unknown)'))
 
 
+@pytest.mark.installed_triton("the text is ours")
 def test_deep_nesting_is_refused() -> None:
     """Text that is nested too deeply for recursion is refused as such."""
     with pytest.raises(ParseError):

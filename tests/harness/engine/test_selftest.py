@@ -17,6 +17,7 @@ from tridiff.harness.engines.cpu import cache, engine, fingerprint, selftest, se
 from tridiff.harness.engines.spec import EngineSpec, UsageError
 
 Rewrite = Callable[[str], str]
+OURS = pytest.mark.installed_triton("when the self-test runs, and what is said of its result, is ours")
 
 
 @pytest.fixture(autouse=True)
@@ -60,6 +61,7 @@ def test_installed_triton_passes(target: str) -> None:
     assert selftest.drift(lambda launcher: engine._run(spec, launcher, {}, Arena(), [])) == {}
 
 
+@OURS
 def test_it_runs_once_for_a_build(monkeypatch: pytest.MonkeyPatch) -> None:
     """Once per process and back end; and another process reads from the cache that it passed."""
     runs = counted(monkeypatch)
@@ -71,6 +73,7 @@ def test_it_runs_once_for_a_build(monkeypatch: pytest.MonkeyPatch) -> None:
     assert runs == [1]
 
 
+@OURS
 def test_it_runs_again_when_something_changed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Another source of ours, another build of Triton, or another maker's back end is a new question."""
     runs = counted(monkeypatch)
@@ -140,6 +143,7 @@ def test_form_that_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(caught.value, ttir.FrontEndDrift)
 
 
+@OURS
 def test_message_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     """One line: the version, the construct, what was wrong with it, the versions that work."""
     drifting(monkeypatch, lambda text: text.replace("tt.dot", "tt.matmul"))
@@ -153,6 +157,7 @@ def test_message_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
+@OURS
 def test_failure_is_not_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     """As long as it fails it is asked again, and when the cause is gone it passes."""
     with monkeypatch.context() as patched:
@@ -166,6 +171,7 @@ def test_failure_is_not_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     assert selftest._passed == {"hip"}
 
 
+@OURS
 @pytest.mark.parametrize(
     ("version", "tested"), [("3.5.1", False), ("3.6.0", True), ("3.9.0+git1", True), ("3.10.0", False), ("?", False)]
 )
@@ -184,6 +190,7 @@ def test_untested_version_is_noted(
     )
 
 
+@OURS
 def test_drift_is_a_problem_of_the_environment(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """The command line ends with exit code 2 and one line, before any case is drawn."""
     monkeypatch.setattr(selftest, "drift", lambda _execute: {"dot": "wrong"})
