@@ -53,6 +53,7 @@ from tridiff.harness.api.op import (
     Verdict,
 )
 from tridiff.harness.api.poison import RAW, Poison, Zone, pattern
+from tridiff.harness.api.stores import Stores
 from tridiff.harness.api.values import gaussian, integers, permutation, uniform, words
 
 __all__ = [
@@ -91,6 +92,7 @@ __all__ = [
     "Restriction",
     "Skipped",
     "StagingError",
+    "Stores",
     "Tolerated",
     "Unsupported",
     "Verdict",

@@ -19,6 +19,7 @@ import numpy.typing as npt
 import torch
 
 from tridiff.harness.api.poison import RAW, Poison, Zone, pattern
+from tridiff.harness.api.stores import Stores
 from tridiff.harness.api.values import words
 
 RED_ZONE_BYTES = 1024
@@ -38,7 +39,8 @@ class StagingError(RuntimeError):
 class Damage:
     """An element that is not as it must be: which tensor, where, the value before and the value now.
 
-    `cells`: all such elements, counted from the view's first one: negative before it. Sorted.
+    `cells`: all such elements, counted from the view's first one: negative before it. Sorted. `line`: the kernel's store that
+    was the last to write the first of them, as FILE:LINE; None where that is not known.
     """
 
     tensor: str
@@ -46,6 +48,7 @@ class Damage:
     before: float | int
     after: float | int
     cells: npt.NDArray[np.int64]
+    line: str | None = None
 
     @property
     def count(self) -> int:
@@ -59,7 +62,8 @@ class Allocation:
 
     `storage`: 1-D tensor of the dtype, red zones included. `view`: what the kernel receives. `legal`: the spans of storage
     elements that a kernel may touch. `live`: the spans that have content (poison included) and are compared afterwards.
-    `writable`: storage elements that must be written, sorted. `permitted`: those that may be, sorted.
+    `writable`: storage elements that must be written, sorted. `permitted`: those that may be, sorted. `stores`: what an engine
+    noted; None where it does not, or where nothing was stored.
     """
 
     name: str
@@ -71,6 +75,7 @@ class Allocation:
     live: tuple[Span, ...]
     writable: npt.NDArray[np.int64]
     permitted: npt.NDArray[np.int64] = field(default_factory=lambda: _NONE)
+    stores: Stores | None = None
     _before: list[npt.NDArray[np.int64]] = field(default_factory=list)
 
     @property
@@ -88,13 +93,43 @@ class Allocation:
         first: int | None = None
         for (start, stop), before in zip(self.live, self._before, strict=True):
             differs = self.raw[start:stop] != before
-            for allowed in (self.writable, self.permitted):
-                differs[allowed[(allowed >= start) & (allowed < stop)] - start] = False
+            self._allow(differs, start, stop)
             at = np.flatnonzero(differs)
             if at.size and first is None:
                 first = int(before[at[0]])
             hits.append(at + start)
         return None if first is None else self._damage(np.concatenate(hits), first)
+
+    def stored(self) -> Damage | None:
+        """The first element outside the declared writes that the kernel stored into, whether or not it still holds its bits.
+
+        None where there is none, and where the engine notes no stores.
+        """
+        if self.stores is None:
+            return None
+        numbers = self.stores.last.view(f"u{self.storage.element_size()}")
+        hits = []
+        for start, stop in self.legal:
+            wrong = numbers[start:stop] != 0
+            self._allow(wrong, start, stop)
+            hits.append(np.flatnonzero(wrong) + start)
+        cells = np.concatenate(hits)
+        return self._damage(cells, int(self.raw[cells[0]])) if cells.size else None
+
+    def has_forbidden(self) -> bool:
+        """Whether it has elements that a kernel can reach and must not write."""
+        return sum(stop - start for start, stop in self.legal) > self.writable.size
+
+    def note_stores(self) -> Stores:
+        """The stores noted so far, to note more."""
+        if self.stores is None:
+            self.stores = Stores(self.storage.numel() * self.storage.element_size())
+        return self.stores
+
+    def _allow(self, wrong: npt.NDArray[np.bool_], start: int, stop: int) -> None:
+        """Take from `wrong`, which is about the elements [start, stop), those that may be written."""
+        for allowed in (self.writable, self.permitted):
+            wrong[allowed[(allowed >= start) & (allowed < stop)] - start] = False
 
     def kept(self) -> npt.NDArray[np.bool_]:
         """Which of the declared writes (`writable`) hold what poison is."""
@@ -122,14 +157,15 @@ class Allocation:
         return where if rest == 0 else f"{_elements(rest)} into the gap after {where}"
 
     def _damage(self, cells: npt.NDArray[np.int64], before: int) -> Damage:
-        element = int(cells[0])
-        original = torch.tensor([before], dtype=RAW[self.storage.element_size()]).view(self.storage.dtype)
+        element, item = int(cells[0]), self.storage.element_size()
+        original = torch.tensor([before], dtype=RAW[item]).view(self.storage.dtype)
         return Damage(
             tensor=self.name,
             where=self.locate(element),
             before=original.item(),
             after=self.storage[element].item(),
             cells=cells - int(self.view.storage_offset()),
+            line=None if self.stores is None else self.stores.line(element * item, item),
         )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from tridiff.harness.api import Arena, Damage, Failure
+from tridiff.harness.api import Allocation, Arena, Damage, Failure
 
 Victim = Callable[[Damage], str]
 """What stood in memory that was overwritten, and by which token, one phrase; "" where nothing is known of it."""
@@ -13,11 +13,15 @@ Victim = Callable[[Damage], str]
 def check_memory(arena: Arena, again: Arena | None = None, victim: Victim | None = None) -> Iterator[Failure]:
     """`corruption` and `unwritten`, one each at most: the first damaged tensor in the order of allocation.
 
+    Memory that was stored into with the bits it held is corrupted as well, where no bit changed: whoever writes it between
+    the kernel's load and its store, another program or another stream, loses what he wrote.
+
     `again`: memory after a run that differs only in its poison, see `Allocation.unwritten`. `victim`: see `Op.victim`.
     """
-    for damage in (allocation.changed() for allocation in arena):
+    for found, said in ((Allocation.changed, _changed), (Allocation.stored, _stored)):
+        damage = next((damage for damage in map(found, arena) if damage is not None), None)
         if damage is not None:
-            yield Failure(check="corruption", message=_corrupted(damage, victim))
+            yield Failure(check="corruption", message=_of(said(damage), damage, victim), line=damage.line)
             break
     for damage in (each.unwritten(None if again is None else again.allocations[each.name]) for each in arena):
         if damage is not None:
@@ -25,13 +29,23 @@ def check_memory(arena: Arena, again: Arena | None = None, victim: Victim | None
             break
 
 
-def _corrupted(damage: Damage, victim: Victim | None) -> str:
-    more = f" ({damage.count} elements in all)" if damage.count > 1 else ""
-    what = f"{damage.where} must not be written: it held {damage.before:g}, now {damage.after:g}{more}"
+def _changed(damage: Damage) -> str:
+    return f"{damage.where} must not be written: it held {damage.before:g}, now {damage.after:g}{_more(damage)}"
+
+
+def _stored(damage: Damage) -> str:
+    lost = "what another program writes there meanwhile is lost"
+    return f"{damage.where} must not be written: it was, with the {damage.before:g} that it held, and {lost}{_more(damage)}"
+
+
+def _of(what: str, damage: Damage, victim: Victim | None) -> str:
     said = "" if victim is None else victim(damage)
     return f"{said}: {what}" if said else what
 
 
 def _kept(damage: Damage) -> str:
-    more = f" ({damage.count} elements in all)" if damage.count > 1 else ""
-    return f"{damage.where} was never written: it still holds its poison{more}"
+    return f"{damage.where} was never written: it still holds its poison{_more(damage)}"
+
+
+def _more(damage: Damage) -> str:
+    return f" ({damage.count} elements in all)" if damage.count > 1 else ""

@@ -1,7 +1,7 @@
 """Every fault that shows when it runs is found by a hunt among drawn cases; most of them soon.
 
-In a pull request these are the faults with a known minimal case that is found soon, and those that end a process; in nightly runs all. What becomes
-of the others, and of those that show when they are compiled, is in `test_pinned_faults`.
+In a pull request these are the faults with a known minimal case that is found soon, and those that end a process; in nightly runs
+all. What becomes of the others, and of those that show when they are compiled, is in `test_pinned_faults`.
 """
 
 from __future__ import annotations

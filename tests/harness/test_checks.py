@@ -66,6 +66,40 @@ def test_corruption() -> None:
     assert failures == [Failure(check="corruption", message="x[2] must not be written: it held 0, now 0.5")]
 
 
+def test_corruption_by_the_bits_that_were_there() -> None:
+    """A store that changes nothing is one all the same, and the kernel's line is that of the last store into the element."""
+    arena = staged()
+    write(arena, torch.ones(2, 3))
+    out = arena.allocations["out"]
+    stores, first = out.note_stores(), 4 * (int(out.view.storage_offset()) + 2)
+    for line, start, stop in (("k.py:7", 0, 4), ("k.py:8", 4, 8), ("k.py:9", 6, 8)):
+        stores.last[first + start : first + stop] = stores.number(line)
+
+    failures = list(check_memory(arena))
+
+    lost = "what another program writes there meanwhile is lost"
+    held = f"{out.storage[first // 4 + 1].item():g}"
+    message = f"1 element into the gap after out[0, 2] must not be written: it was, with the {held} that it held, and {lost}"
+    assert failures == [Failure(check="corruption", message=message, line="k.py:9")]
+
+
+def test_changed_bits_come_first() -> None:
+    """Of several elements that were written, those that changed are told, with the line that did it."""
+    arena = staged()
+    write(arena, torch.ones(2, 3))
+    x = arena.allocations["x"]
+    first = 4 * int(x.view.storage_offset())
+    stores = x.note_stores()
+    stores.last[first : first + 4] = stores.number("k.py:1")
+    stores.last[first + 8 : first + 12] = stores.number("k.py:2")
+
+    x.view[2] = 0.5
+    failures = list(check_memory(arena))
+
+    expected = Failure(check="corruption", message="x[2] must not be written: it held 0, now 0.5", line="k.py:2")
+    assert failures == [expected]
+
+
 def test_corruption_counts_what_else_changed() -> None:
     """Only the first damaged tensor is reported, its first element by name and the others by number."""
     arena = staged()

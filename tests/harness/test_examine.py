@@ -128,7 +128,7 @@ def test_unknown_names_are_usage_errors(known: Registry) -> None:
         ("front_end_refuses", "launch", r"Triton refuses .*arange.*constexpr.*", "tl.arange(0, columns)", ()),
         ("never_ends", "hang", r".* 100 loop steps", "while step < columns", ()),
         ("load_unmasked", "bounds", r"load from x .*1 element past the end of x.*", "values = tl.load(", ()),
-        ("gap_written", "corruption", r"1 element into the gap after out\[0, 2\] must not be .*", "", ()),
+        ("gap_written", "corruption", r"1 element into the gap after out\[0, 2\] must not be .*", "columns, 0.5", ()),
         ("last_column_skipped", "unwritten", r"out\[0, 2\] was never written: .*\(2 elements in all\)", "", ("nan", "poison")),
         ("gap_summed", "nan", r"total\[0\] is nan, expected -?\d.*", "", ("poison",)),
         ("factor_off", "mismatch", r"out\[\d, \d\] is .* times the error bound .*\(6 of 6 elements\)", "", ()),

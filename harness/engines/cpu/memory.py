@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
-from tridiff.harness.api import Poison
+from tridiff.harness.api import Poison, Stores
 from tridiff.harness.engines.cpu import formats, fp8
 from tridiff.harness.engines.cpu.formats import Array
 
@@ -34,7 +35,8 @@ class Memory:
 
     `cells`: flat array of the whole storage in its memory format. `origin`: the cell that an offset of 0 means.
     `starts`, `stops`: the legal spans of cells, sorted. `locate`: cell -> where that is, in words. `address`: of cell 0, in
-    bytes. `whole`: the storage that this is a view of, whose first `skip` bytes it leaves out.
+    bytes. `whole`: the storage that this is a view of, whose first `skip` bytes it leaves out. `stores`: where stores are noted,
+    asked for at the first one; None where nobody asks for them.
     """
 
     name: str
@@ -47,6 +49,7 @@ class Memory:
     address: int = 0
     skip: int = 0
     whole: Memory | None = None
+    stores: Callable[[], Stores] | None = None
     _views: dict[tuple[str, int], Memory] = field(default_factory=dict)
 
     @property
@@ -97,7 +100,24 @@ class Memory:
             address=self.address + skip,
             skip=skip,
             whole=self,
+            stores=self.stores,
         )
+
+    @cached_property
+    def _noted(self) -> tuple[Stores, Array] | None:
+        """The stores, and for each cell the numbers of its bytes, which are those of one unsigned integer."""
+        if self.stores is None:
+            return None
+        stores = self.stores()
+        size = self.cells.nbytes
+        return stores, stores.last[self.skip : self.skip + size].view(f"u{self.itemsize}")
+
+    def note(self, first: Array, length: int, line: str) -> None:
+        """Note that a store in `line` wrote all runs of `length` cells that begin at `first` (one-dimensional)."""
+        if self._noted is not None:
+            stores, numbers = self._noted
+            every_byte = int.from_bytes(bytes([stores.number(line)]) * self.itemsize, "little")
+            _windows(numbers, length)[first] = every_byte
 
     def _is_legal(self, cell: int) -> bool:
         return bool(((self.starts <= cell) & (cell < self.stops)).any())
@@ -183,14 +203,22 @@ def _quiet(element: str, loud: Any) -> Any:
     return ~loud if isinstance(loud, int) else _QUIET_FLOAT
 
 
-def scatter(memory: Memory, terms: Sequence[Array], masks: Sequence[Array], values: Array, shape: tuple[int, ...]) -> None:
-    """Store `values` of a tensor of `shape`; of lanes that share an address the last one stays."""
+def scatter(
+    memory: Memory,
+    terms: Sequence[Array],
+    masks: Sequence[Array],
+    values: Array,
+    shape: tuple[int, ...],
+    *,
+    line: str = "",
+) -> None:
+    """Store `values` of a tensor of `shape`; of lanes that share an address the last one stays. `line`: where the kernel does."""
     raw = formats.encode(values, memory.element)
     rows = _as_rows(memory, terms, masks, shape)
     if rows:
-        _scatter_rows(memory, rows, raw)
+        _scatter_rows(memory, rows, raw, line)
     else:
-        _scatter_lanes(memory, terms, masks, raw)
+        _scatter_lanes(memory, terms, masks, raw, line)
 
 
 def active_cells(memory: Memory, terms: Sequence[Array], masks: Sequence[Array], shape: tuple[int, ...]) -> tuple[Array, Array]:
@@ -263,10 +291,10 @@ def _all_of(masks: Sequence[Array]) -> Array | None:
     return None if bool(result.all()) else result
 
 
-def _windows(memory: Memory, length: int) -> Array:
+def _windows(cells: Array, length: int) -> Array:
     """Every run of `length` consecutive cells, as a view."""
-    step = memory.cells.strides[0]
-    return as_strided(memory.cells, (memory.cells.size - length + 1, length), (step, step))
+    step = cells.strides[0]
+    return as_strided(cells, (cells.size - length + 1, length), (step, step))
 
 
 def _aligned(rows: _Rows, others: tuple[int, ...]) -> tuple[Array, Array | None]:
@@ -282,7 +310,7 @@ def _gather_rows(memory: Memory, rows: _Rows, fill: Array, shape: tuple[int, ...
     if rows.active is None and rows.length == size:
         first = rows.first.squeeze(rows.axis)
         memory.check(first, rows.length, lambda: _programs(first))
-        return np.moveaxis(formats.decode(_windows(memory, size)[first], memory.element), -1, rows.axis)
+        return np.moveaxis(formats.decode(_windows(memory.cells, size)[first], memory.element), -1, rows.axis)
     fill = np.moveaxis(fill, rows.axis, -1)
     first, active = _aligned(rows, fill.shape[:-1])
     result = np.empty((*first.shape, size), dtype=formats.compute_dtype(memory.element))
@@ -290,7 +318,7 @@ def _gather_rows(memory: Memory, rows: _Rows, fill: Array, shape: tuple[int, ...
     chosen = first if active is None else first[active]
     if rows.length and chosen.size:
         memory.check(chosen, rows.length, lambda: _chosen_programs(first, active))
-        loaded = formats.decode(_windows(memory, rows.length)[chosen], memory.element)
+        loaded = formats.decode(_windows(memory.cells, rows.length)[chosen], memory.element)
         if active is None:
             result[..., : rows.length] = loaded
         else:
@@ -298,7 +326,7 @@ def _gather_rows(memory: Memory, rows: _Rows, fill: Array, shape: tuple[int, ...
     return np.moveaxis(result, -1, rows.axis)
 
 
-def _scatter_rows(memory: Memory, rows: _Rows, raw: Array) -> None:
+def _scatter_rows(memory: Memory, rows: _Rows, raw: Array, line: str) -> None:
     if rows.length == 0:
         return
     values = np.moveaxis(raw, rows.axis, -1)[..., : rows.length]
@@ -308,7 +336,8 @@ def _scatter_rows(memory: Memory, rows: _Rows, raw: Array) -> None:
     chosen = first.ravel() if active is None else first[active]
     memory.check(chosen, rows.length, lambda: _chosen_programs(first, active))
     if chosen.size:
-        _windows(memory, rows.length)[chosen] = values.reshape(-1, rows.length) if active is None else values[active]
+        memory.note(chosen, rows.length, line)
+        _windows(memory.cells, rows.length)[chosen] = values.reshape(-1, rows.length) if active is None else values[active]
 
 
 def _gather_lanes(memory: Memory, terms: Sequence[Array], masks: Sequence[Array], fill: Array) -> Array:
@@ -331,18 +360,21 @@ def _gather_lanes(memory: Memory, terms: Sequence[Array], masks: Sequence[Array]
     return result
 
 
-def _scatter_lanes(memory: Memory, terms: Sequence[Array], masks: Sequence[Array], raw: Array) -> None:
+def _scatter_lanes(memory: Memory, terms: Sequence[Array], masks: Sequence[Array], raw: Array, line: str) -> None:
     cells = _total(terms, memory.origin, terms[0].ndim)
     shape = np.broadcast_shapes(cells.shape, raw.shape, *(mask.shape for mask in masks))
     cells, raw = np.broadcast_to(cells, shape), np.broadcast_to(raw, shape)
     active = _all_of(masks)
     if active is None:
         memory.check(cells, 1, lambda: _programs(cells))
+        memory.note(cells.ravel(), 1, line)
         memory.cells[cells.ravel()] = raw.ravel()  # one-dimensional, as above
         return
     active = np.broadcast_to(active, shape)
-    memory.check(cells[active], 1, lambda: _chosen_programs(cells, active))
-    memory.cells[cells[active]] = raw[active]
+    chosen = cells[active]
+    memory.check(chosen, 1, lambda: _chosen_programs(cells, active))
+    memory.note(chosen, 1, line)
+    memory.cells[chosen] = raw[active]
 
 
 def _programs(first: Array) -> Array:

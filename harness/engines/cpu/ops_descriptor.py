@@ -130,7 +130,7 @@ def _stored(op: Bound, value: int, shape: tuple[int, ...], places: Places) -> St
         descriptor = _described(lanes, op.ins[0], op)
         terms, masks = _block(descriptor, places(lanes), shape)
         try:
-            memory.scatter(descriptor.pointer.memory, terms, masks, lanes.array(op.ins[value]), shape)
+            memory.scatter(descriptor.pointer.memory, terms, masks, lanes.array(op.ins[value]), shape, line=op.line)
         except OutOfBounds as error:
             raise bounds_error("store to", error, op, lanes) from None
 

@@ -83,13 +83,14 @@ def _store(op: Bound) -> Step:
     pointer, value = op.ins[:2]
     mask = op.ins[2] if len(op.ins) > 2 else None
     shape = op.operand(1).shape
+    line = op.line
     _check_access(op)
 
     def run(lanes: Lanes) -> None:
         masks = mask_terms(lanes.value(mask)) if mask is not None else []
         try:
             for part, terms, active in accesses(pointer_in(lanes, pointer), masks):
-                memory.scatter(part, terms, active, lanes.array(value), shape)
+                memory.scatter(part, terms, active, lanes.array(value), shape, line=line)
         except OutOfBounds as error:
             raise bounds_error("store to", error, op, lanes) from None
 

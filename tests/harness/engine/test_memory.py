@@ -178,7 +178,7 @@ def test_other_varies_more_than_addresses(run: Run) -> None:
 def test_row_windows_cover_all_memory() -> None:
     """Runs of a length are windows that overlap by all but one cell, the last ending with the memory."""
     content = np.arange(10, dtype=np.int32)
-    windows = memory._windows(memory.Memory("x", "i32", content, 0, np.array([0]), np.array([10]), str), 4)
+    windows = memory._windows(content, 4)
 
     assert windows.shape == (7, 4)
     assert windows[-1].tolist() == [6, 7, 8, 9]

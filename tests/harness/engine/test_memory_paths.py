@@ -11,6 +11,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from tridiff.harness.api import Stores
 from tridiff.harness.engines.cpu import memory
 from tridiff.harness.engines.cpu.formats import Array
 from tridiff.harness.engines.cpu.memory import Memory, OutOfBounds, gather, scatter
@@ -78,8 +79,8 @@ class Access:
 ORIGIN = 3
 
 
-def filled(access: Access, content: Array) -> Memory:
-    """Memory with that content and the legal spans of the access."""
+def filled(access: Access, content: Array, stores: Stores | None = None) -> Memory:
+    """Memory with that content and the legal spans of the access, which notes in `stores` what is stored into it."""
     return Memory(
         name="x",
         element="i32",
@@ -88,6 +89,7 @@ def filled(access: Access, content: Array) -> Memory:
         starts=np.array([start for start, _ in access.spans], dtype=np.int64),
         stops=np.array([stop for _, stop in access.spans], dtype=np.int64),
         locate=str,
+        stores=None if stores is None else lambda: stores,
     )
 
 
@@ -153,16 +155,23 @@ def test_gather(*, access: Access, with_other: bool) -> None:
 @given(access=accesses())
 @settings(max_examples=400)
 def test_scatter(access: Access) -> None:
-    """Nothing but the cells of active lanes changes; of the programs that write a cell the last one stays, unless one errs."""
+    """Nothing but the cells of active lanes changes; of the programs that write a cell the last one stays, unless one errs.
+
+    All bytes of these cells are noted, and no others.
+    """
     before = np.arange(100, 100 + CELLS, dtype=np.int32)
     content = before.copy()
     values = access.array(access.value, 1000, 10**6, 50).astype(np.int32)
-    store = partial(scatter, filled(access, content), access.offsets(), access.conditions(), values, access.shape)
+    stores = Stores(content.nbytes)
+    store = partial(
+        scatter, filled(access, content, stores), access.offsets(), access.conditions(), values, access.shape, line="k.py:1"
+    )
     if wrong := illegal(access):
         with pytest.raises(OutOfBounds) as caught:
             store()
         assert (caught.value.element, caught.value.program) in wrong
         np.testing.assert_array_equal(content, before)
+        assert not stores.last.any()
         return
 
     store()
@@ -174,6 +183,8 @@ def test_scatter(access: Access) -> None:
             program, candidates = written.get(cell, (lane[0], set()))
             kept = candidates if program == lane[0] else set()
             written[cell] = (lane[0], kept | {int(spread[lane])})
+    noted = np.flatnonzero(stores.last) // content.itemsize
+    assert noted.tolist() == [cell for cell in sorted(written) for _ in range(content.itemsize)]
     for cell in range(CELLS):
         program, candidates = written.get(cell, (0, {int(before[cell])}))
         assert int(content[cell]) in candidates, f"cell {cell}, last written by program {program}"

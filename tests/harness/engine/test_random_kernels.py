@@ -30,8 +30,8 @@ from random_kernels.tree import Array, Atomic, Expect, Kernel, Let, Node, Store
 SHARDS = 3
 """They run in parallel under xdist, every one with a seed of its own."""
 KERNELS = settings().max_examples
-"""Kernels of one shard: 100 in pull requests, so 300 in all, and 1,000 under the profile of nightly runs. Other releases of Triton
-than the installed one run the first shard."""
+"""Kernels of one shard: 100 in pull requests, so 300 in all, and 1,000 under the profile of nightly runs. Of Triton's other
+releases each runs the first shard."""
 OTHERS = pytest.mark.installed_triton("a hundred kernels show whether the front end prints something new")
 FOUND_WITHIN = {
     "divergent values merged in the wrong order": 60,

@@ -57,17 +57,17 @@ def _order_lost(merge: Any) -> Any:
 
 
 def _first_lane_stays(scatter: Any) -> Any:
-    def changed(target: Any, terms: Any, masks: Any, raw: Any) -> None:
+    def changed(target: Any, terms: Any, masks: Any, raw: Any, line: str) -> None:
         # Reversed along every lane axis: of lanes that share an address the first is then written last.
         rank = max(array.ndim for array in (*terms, raw))
         lanes = (slice(None), *(slice(None, None, -1),) * (rank - 1))
-        scatter(target, [term[lanes] for term in terms], [mask[lanes] for mask in masks], raw[lanes])
+        scatter(target, [term[lanes] for term in terms], [mask[lanes] for mask in masks], raw[lanes], line)
 
     return changed
 
 
 def _unmasked(scatter: Any) -> Any:
-    return lambda target, terms, _masks, values, shape: scatter(target, terms, [], values, shape)
+    return lambda target, terms, _masks, values, shape, **line: scatter(target, terms, [], values, shape, **line)
 
 
 def _other_ignored(gather: Any) -> Any:
