@@ -14,6 +14,23 @@ FAULTS = (
         "checks": ("corruption",),
     },
     {
+        "name": "skipped_tokens_write_back",
+        "kernel": "concat_and_cache_mla",
+        "description": "Nothing branches: a token without a slot writes back what slot 0 holds, and whoever fills that loses it.",
+        "patches": (
+            ("    if slot >= 0:\n", "    kept = slot >= 0\n    slot = tl.maximum(slot, 0)\n    if slot >= 0:\n"),
+            (
+                "        tl.store(kv_cache + page * page_stride + position * position_stride + column, codes, mask=",
+                (
+                    "        cells = kv_cache + page * page_stride + position * position_stride + column\n"
+                    "        held = tl.load(cells, mask=is_latent | is_rotary)\n"
+                    "        tl.store(cells, tl.where(kept, codes, held), mask="
+                ),
+            ),
+        ),
+        "checks": ("corruption",),
+    },
+    {
         "name": "negative_slots_unguarded",
         "kernel": "concat_and_cache_mla",
         "description": "Nobody looks whether a slot is negative: that of -1 lies just before the first page.",

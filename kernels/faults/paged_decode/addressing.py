@@ -107,6 +107,29 @@ FAULTS = (
         "checks": ("corruption",),
     },
     {
+        "name": "rows_of_chunks_written_back",
+        "kernel": "paged_decode",
+        "description": "Rows of longer chunks are written back as they were, which whoever computes them at the time loses.",
+        "patches": (
+            (
+                "    if tl.load(query_start_loc + sequence + 1) - row != 1:",
+                (
+                    "    is_single = tl.load(query_start_loc + sequence + 1) - row == 1\n"
+                    "    if tl.load(query_start_loc + sequence + 1) - row < 1:"
+                ),
+            ),
+            (
+                "    tl.store(output_rows[:, None] + dims[None, :], result, mask=live_rows)",
+                (
+                    "    places = output_rows[:, None] + dims[None, :]\n"
+                    "    held = tl.load(places, mask=live_rows)\n"
+                    "    tl.store(places, tl.where(is_single, result.to(held.dtype), held), mask=live_rows)"
+                ),
+            ),
+        ),
+        "checks": ("corruption",),
+    },
+    {
         "name": "padding_heads_stored",
         "kernel": "paged_decode",
         "description": "The rows that pad a group of query heads to 16 are stored behind it.",
