@@ -21,6 +21,8 @@ UNUSED_SLOTS = ("poison", "zeros")
 
 _MAX_ROWS = 256
 _MAX_LENGTH = 2**20
+_MAX_SPLIT = 2**17
+"""Keys of one split: in tiles of 8 keys, the fewest, that makes fewer loop steps than a hang is taken to have."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +94,9 @@ class DecodeAttentionCase:
         require(1 <= len(self.seq_lens) <= _MAX_ROWS, f"seq_lens={self.seq_lens!r}: must have 1 to {_MAX_ROWS} rows")
         for row, length in enumerate(self.seq_lens):
             require_range(f"seq_lens[{row}]", length, 0, _MAX_LENGTH)
+            most = self.num_kv_splits * _MAX_SPLIT
+            fits = length <= most
+            require(fits, f"seq_lens[{row}]={length}: must be at most {most} with num_kv_splits={self.num_kv_splits}")
         fits = layouts.far_fits(self.far, self.key_layout, self.value_layout, self.num_kv_heads)
         require(fits, f"far={self.far!r}: must be combined with {_FAR_NEEDS.get(self.far)}")
         self._check_scales()

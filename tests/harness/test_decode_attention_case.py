@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, find, given, settings
 from hypothesis import strategies as st
 
 from tridiff.harness.api import Arena, CaseError, Domain, Poison, Zone, from_json, pattern, to_json
+from tridiff.harness.engines.spec import EngineSpec
 from tridiff.harness.runner.minimise import minimised
 from tridiff.strategies.decode_attention import OP, DecodeAttentionCase, build, cases, preset_cases
 
@@ -144,6 +145,7 @@ def test_of_several_choices_the_simplest_is_left(condition: Predicate, expected:
         ("num_kv_splits", -1, "num_kv_splits=-1: must be from 1 to 4096"),
         ("seq_lens", (), "seq_lens=(): must have 1 to 256 rows"),
         ("seq_lens", (3, -2), "seq_lens[1]=-2: must be from 0 to 1048576"),
+        ("seq_lens", (3, 131073), "seq_lens[1]=131073: must be at most 131072 with num_kv_splits=1"),
         ("dtype", "float64", "dtype='float64': must be one of 'float32', 'bfloat16', 'float16'"),
         ("output_dtype", "float16", "output_dtype='float16': must be one of 'same', 'float32'"),
         ("platform", "rocm", "platform='rocm': must be one of 'hip', 'cuda'"),
@@ -169,6 +171,15 @@ def test_far_pages_exclude_outermost_heads() -> None:
     """The rule that joins three fields is explained too."""
     with pytest.raises(CaseError, match="far='pages': must be combined with layouts other than 'heads_outermost'"):
         Case(far="pages", value_layout="heads_outermost")
+
+
+def test_longest_sequence() -> None:
+    """No legal case of the kernel is taken for a hang: a split of the most keys is within the budget of steps, in tiles of 8."""
+    longest = Case(seq_lens=(2**20,), num_kv_splits=8)
+
+    assert longest.seq_lens[0] / longest.num_kv_splits / 8 < EngineSpec().max_steps
+    with pytest.raises(CaseError, match="seq_lens"):
+        Case(seq_lens=(2**20,), num_kv_splits=7)
 
 
 @pytest.mark.parametrize("strategy", [cases, preset_cases])
