@@ -187,10 +187,14 @@ class _Placement:
 
 
 class Arena:
-    """Allocates the tensors of one Case, all filled with `poison` until the Op writes their content."""
+    """Allocates the tensors of one Case, all filled with `poison` until the Op writes their content.
 
-    def __init__(self, poison: Poison = Poison.LOUD) -> None:
+    `notes_stores`: whether the engine shall note which line of the kernel stored where, see `Stores`.
+    """
+
+    def __init__(self, poison: Poison = Poison.LOUD, *, notes_stores: bool = True) -> None:
         self.poison = poison
+        self.notes_stores = notes_stores
         self.allocations: dict[str, Allocation] = {}
 
     def __iter__(self) -> Iterator[Allocation]:

@@ -122,7 +122,7 @@ class _Examination:
         return self._found(failures) if failures else self._clean(verdict, outputs)
 
     def _staged(self, poison: Poison) -> tuple[Arena, dict[str, Any]]:
-        arena = Arena(poison)
+        arena = Arena(poison, notes_stores=poison is Poison.LOUD)  # of the second run nobody asks
         with self._declared("build"):
             inputs = self._op.build(self._case, arena)
             check_inputs(self._op, inputs)

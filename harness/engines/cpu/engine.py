@@ -142,7 +142,7 @@ class _Stage:
                 stops=np.array([stop for _, stop in spans], dtype=np.int64),
                 locate=_locator(title, owner, cells.size),
                 address=_address(tensor),
-                stores=owner.note_stores if owner and owner.has_forbidden() else None,
+                stores=owner.note_stores if owner and self._arena.notes_stores and owner.has_forbidden() else None,
             )
         return self._storages[key]
 

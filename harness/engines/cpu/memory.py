@@ -117,7 +117,10 @@ class Memory:
         if self._noted is not None:
             stores, numbers = self._noted
             every_byte = int.from_bytes(bytes([stores.number(line)]) * self.itemsize, "little")
-            _windows(numbers, length)[first] = every_byte
+            if length == 1:
+                numbers[first] = every_byte
+            else:
+                _windows(numbers, length)[first] = every_byte
 
     def _is_legal(self, cell: int) -> bool:
         return bool(((self.starts <= cell) & (cell < self.stops)).any())
