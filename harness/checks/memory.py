@@ -30,7 +30,9 @@ def check_memory(arena: Arena, again: Arena | None = None, victim: Victim | None
 
 
 def _changed(damage: Damage) -> str:
-    return f"{damage.where} must not be written: it held {damage.before:g}, now {damage.after:g}{_more(damage)}"
+    before, after = f"{damage.before:g}", f"{damage.after:g}"
+    others = " of other bits" if before == after else ""
+    return f"{damage.where} must not be written: it held {before}, now {after}{others}{_more(damage)}"
 
 
 def _stored(damage: Damage) -> str:

@@ -100,6 +100,20 @@ def test_changed_bits_come_first() -> None:
     assert failures == [expected]
 
 
+@pytest.mark.parametrize(("value", "now"), [(NAN, "held nan, now nan of other bits"), (1.0000001, "held 1, now 1 of other bits")])
+def test_numbers_that_read_alike(value: float, now: str) -> None:
+    """A NaN in place of another one, or a number that differs in digits which are not shown."""
+    arena = Arena()
+    x = arena.tensor("x", (4,), torch.float32)
+    x[0] = 1.0
+    arena.seal()
+
+    x[1 if math.isnan(value) else 0] = value
+    (failure,) = check_memory(arena)
+
+    assert now in failure.message
+
+
 def test_corruption_counts_what_else_changed() -> None:
     """Only the first damaged tensor is reported, its first element by name and the others by number."""
     arena = staged()
