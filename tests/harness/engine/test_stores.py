@@ -5,7 +5,9 @@
 from __future__ import annotations
 
 import inspect
+import resource
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,6 +27,11 @@ def cache(arena: Arena) -> torch.Tensor:
     arena.declare_cells("cache", (torch.tensor([1]), torch.arange(4)))
     arena.seal()
     return view
+
+
+def resident_bytes() -> int:
+    """Memory of this process that is backed by pages."""
+    return int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1]) * resource.getpagesize()
 
 
 def line_of(kernel: Any, snippet: str) -> str:
@@ -148,6 +155,23 @@ def test_descriptor(run: Run) -> None:
     found = damage(arena)
     assert found.cells.tolist() == list(range(16, 24))
     assert found.line == line_of(through_a_descriptor, "rows.store")
+
+
+def test_hole_costs_address_space_only(run: Run) -> None:
+    """What is noted of a page 2^31 elements away costs no more memory than that page."""
+    far, page = 2**31, 1024
+    arena = Arena()
+    places = [(0, page), (far, far + page)]
+    view = arena.tensor("cache", (2, page), torch.float16, strides=(far, 1), committed=places)
+    arena.seal()
+    run(pair, (1,), torch.zeros(2, dtype=torch.float16), 0, 1, tl.int8)  # compiles, which takes memory for good
+    before = resident_bytes()
+
+    run(pair, (1,), view, 0, 1, tl.int8, arena=arena)
+    run(pair, (1,), view, 2 * far + 6, 1, tl.int8, arena=arena)
+
+    assert damage(arena).cells.tolist() == [0, far + 3]
+    assert resident_bytes() - before < 64 * 2**20
 
 
 def test_more_lines_than_numbers() -> None:
