@@ -5,12 +5,13 @@ Says, for `Op.victim`, of the first slot, gap or stretch outside of the cache th
     slot 0 (page 0, offset 0), head 1, bytes 32..48 overwritten by token 3 whose slot is -1
     gap after page 3, bytes 0..16 overwritten by token 2 whose slot is 70
     below the cache, where slot -1 (page 0, offset -1) would lie, head 0, bytes 0..32 overwritten by token 0 whose slot is -1
+    slot 0 (page 0, offset 0), head 1, bytes 32..48 written back
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -34,7 +35,7 @@ class Target:
 
     `cache`: the tensor, whose first dimension is pages. `page_size`: positions of a page. `index`: see `Index`. `slots`: the slot
     mapping, [T]. `rows`: [T', heads, width], what each token's row is stored as, in the cache's dtype. `has_heads`: whether heads
-    are worth a word.
+    are worth a word. `is_changed`: whether what is looked at holds other bits than before.
     """
 
     cache: torch.Tensor
@@ -43,6 +44,7 @@ class Target:
     slots: torch.Tensor
     rows: torch.Tensor
     has_heads: bool = True
+    is_changed: bool = True
 
     def offsets(self, pages: torch.Tensor, positions: torch.Tensor) -> npt.NDArray[np.int64]:
         """Elements of some slots, counted from the cache's first one: int64 [n, heads, width]."""
@@ -70,8 +72,9 @@ def scale_index(cache: torch.Tensor) -> Index:
     return index
 
 
-def victim(target: Target, cells: npt.NDArray[np.int64]) -> str:
+def victim(target: Target, cells: npt.NDArray[np.int64], *, is_changed: bool = True) -> str:
     """What stood in `cells`, elements counted from the cache's first one, sorted, and which token stands there now."""
+    target = replace(target, is_changed=is_changed)
     cells = cells[:_SHOWN]
     first = int(cells[0])
     if first < 0:
@@ -108,7 +111,7 @@ def _within(target: Target, cells: npt.NDArray[np.int64], row: npt.NDArray[np.in
     place = f"{where}{_head(target, head)}, bytes {_bytes(target, int(columns[0]), int(columns[-1]))}"
     now = _content(target, row[columns])
     writer = _writer(target, _same_place(target, now, head, columns), now)
-    return f"{place} overwritten by {writer}"
+    return f"{place} {writer}"
 
 
 def _gap(target: Target, cells: npt.NDArray[np.int64], page: int, offsets: npt.NDArray[np.int64]) -> str:
@@ -124,7 +127,7 @@ def _gap(target: Target, cells: npt.NDArray[np.int64], page: int, offsets: npt.N
         slot = page * target.page_size + position
         where = f"padding after slot {slot} (page {page}, offset {position}){_head(target, head)}"
     now = _content(target, run)
-    return f"{where}, bytes {_bytes(target, skip, skip + run.size - 1)} overwritten by {_writer(target, [], now)}"
+    return f"{where}, bytes {_bytes(target, skip, skip + run.size - 1)} {_writer(target, [], now)}"
 
 
 def _outside(target: Target, cells: npt.NDArray[np.int64], where: str) -> str:
@@ -139,7 +142,7 @@ def _outside(target: Target, cells: npt.NDArray[np.int64], where: str) -> str:
             return _within(
                 target, cells, row[head], f"{where}, where slot {slot} (page {page}, offset {position}) would lie", head
             )
-    return f"{where} overwritten by {_writer(target, [], _content(target, _run(cells)))}"
+    return f"{where} {_writer(target, [], _content(target, _run(cells)))}"
 
 
 def _run(cells: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
@@ -175,17 +178,19 @@ def _elsewhere(target: Target, now: npt.NDArray[np.int64]) -> list[int]:
 
 
 def _writer(target: Target, tokens: list[int], now: npt.NDArray[np.int64]) -> str:
-    """Whose data `now` is: that of `tokens`, which have it at that place, or of others, which have it at another.
+    """By whose data it is overwritten: that of `tokens`, which have `now` at that place, or of others, which have it at another.
 
-    Of several, one whose slot is negative, since nothing of it may be written.
+    Of several, one whose slot is negative, since nothing of it may be written. What did not change says nothing of its writer.
     """
+    if not target.is_changed:
+        return "written back"
     tokens = tokens or _elsewhere(target, now)
     if not tokens:
-        return "no token's data"
+        return "overwritten by no token's data"
     token = min(tokens, key=lambda token: (_is_written(target, token), token))
     if token >= len(target.slots):
-        return f"row {token}, padding behind the last token"
-    return f"token {token} whose slot is {int(target.slots[token])}"
+        return f"overwritten by row {token}, padding behind the last token"
+    return f"overwritten by token {token} whose slot is {int(target.slots[token])}"
 
 
 def _is_written(target: Target, token: int) -> bool:

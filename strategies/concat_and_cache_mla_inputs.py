@@ -53,7 +53,7 @@ def _cache(case: ConcatAndCacheMlaCase, arena: Arena, slots: cache_writes.Slots)
     return tensor
 
 
-def victim(inputs: Inputs, name: str, cells: npt.NDArray[np.int64]) -> str:
+def victim(inputs: Inputs, name: str, cells: npt.NDArray[np.int64], *, is_changed: bool = True) -> str:
     """What stood in the cache at `cells`, and by which token it is overwritten; "" of any other tensor."""
     if name != "kv_cache":
         return ""
@@ -68,4 +68,4 @@ def victim(inputs: Inputs, name: str, cells: npt.NDArray[np.int64]) -> str:
         rows=torch.cat(rows, dim=1)[:, None].view(cache.dtype),
         has_heads=False,
     )
-    return cache_writes_victims.victim(target, cells)
+    return cache_writes_victims.victim(target, cells, is_changed=is_changed)

@@ -30,7 +30,7 @@ def build(case: ReshapeAndCacheDiffkvCase, arena: Arena) -> Inputs:
     }
 
 
-def victim(inputs: Inputs, name: str, cells: npt.NDArray[np.int64]) -> str:
+def victim(inputs: Inputs, name: str, cells: npt.NDArray[np.int64], *, is_changed: bool = True) -> str:
     """What stood in the cache at `cells`, and by which token it is overwritten; "" of any other tensor."""
     if name != "kv_cache":
         return ""
@@ -47,4 +47,4 @@ def victim(inputs: Inputs, name: str, cells: npt.NDArray[np.int64]) -> str:
         slots=inputs["slot_mapping"],
         rows=torch.cat(sides, dim=2).view(cache.dtype),
     )
-    return cache_writes_victims.victim(target, cells)
+    return cache_writes_victims.victim(target, cells, is_changed=is_changed)

@@ -42,7 +42,7 @@ def _guard(cache: KVCache) -> int:
     return cache.strides[1] if cache.kind == "nhd" else cache.pack
 
 
-def victim(inputs: Inputs, name: str, cells: npt.NDArray[np.int64]) -> str:
+def victim(inputs: Inputs, name: str, cells: npt.NDArray[np.int64], *, is_changed: bool = True) -> str:
     """What stood in the cache `name` at `cells`, and by which token it is overwritten; "" of any other tensor."""
     role = name.removesuffix("_cache")
     if name == role or role not in SCALES:
@@ -55,7 +55,7 @@ def victim(inputs: Inputs, name: str, cells: npt.NDArray[np.int64]) -> str:
     target = cache_writes_victims.Target(
         cache=cache, page_size=known.page_size, index=_index(known), slots=inputs["slot_mapping"], rows=rows
     )
-    return cache_writes_victims.victim(target, cells)
+    return cache_writes_victims.victim(target, cells, is_changed=is_changed)
 
 
 def _described(inputs: Inputs, role: str) -> KVCache:

@@ -54,7 +54,7 @@ def _scales(case: ReshapeAndCachePerTokenHeadCase, arena: Arena, role: str, slot
     return tensor
 
 
-def victim(inputs: Inputs, name: str, cells: npt.NDArray[np.int64]) -> str:
+def victim(inputs: Inputs, name: str, cells: npt.NDArray[np.int64], *, is_changed: bool = True) -> str:
     """What stood in one of the caches at `cells`, and by which token it is overwritten; "" of any other tensor."""
     role = {f"{part}_cache": role for role, scale in SCALES.items() for part in (role, scale)}.get(name)
     if role is None:
@@ -69,4 +69,4 @@ def victim(inputs: Inputs, name: str, cells: npt.NDArray[np.int64]) -> str:
         slots=inputs["slot_mapping"],
         rows=scales if is_scale else codes,
     )
-    return cache_writes_victims.victim(target, cells)
+    return cache_writes_victims.victim(target, cells, is_changed=is_changed)

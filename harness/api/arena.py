@@ -39,8 +39,8 @@ class StagingError(RuntimeError):
 class Damage:
     """An element that is not as it must be: which tensor, where, the value before and the value now.
 
-    `cells`: all such elements, counted from the view's first one: negative before it. Sorted. `line`: the kernel's store that
-    was the last to write the first of them, as FILE:LINE; None where that is not known.
+    `cells`: all such elements, counted from the view's first one: negative before it. Sorted. `line`: where in the kernel the
+    first of them was written, as FILE:LINE; None where that is not known. `is_changed`: whether they hold other bits than before.
     """
 
     tensor: str
@@ -49,6 +49,7 @@ class Damage:
     after: float | int
     cells: npt.NDArray[np.int64]
     line: str | None = None
+    is_changed: bool = True
 
     @property
     def count(self) -> int:
@@ -101,16 +102,15 @@ class Allocation:
         return None if first is None else self._damage(np.concatenate(hits), first)
 
     def stored(self) -> Damage | None:
-        """The first element outside the declared writes that the kernel stored into, whether or not it still holds its bits.
+        """The first element outside the declared writes that a kernel stored into, told as if it still held its bits.
 
         None where there is none, and where the engine notes no stores.
         """
         if self.stores is None:
             return None
-        numbers = self.stores.last.view(f"u{self.storage.element_size()}")
         hits = []
         for start, stop in self.legal:
-            wrong = numbers[start:stop] != 0
+            wrong = self.stores.stored(start, stop, self.storage.element_size())
             self._allow(wrong, start, stop)
             hits.append(np.flatnonzero(wrong) + start)
         cells = np.concatenate(hits)
@@ -165,8 +165,18 @@ class Allocation:
             before=original.item(),
             after=self.storage[element].item(),
             cells=cells - int(self.view.storage_offset()),
-            line=None if self.stores is None else self.stores.line(element * item, item),
+            line=None if self.stores is None else self.stores.line(element * item + self._first_byte(element, before)),
+            is_changed=before != int(self.raw[element]),
         )
+
+    def _first_byte(self, element: int, before: int) -> int:
+        """Which byte of an element that held `before` has changed, the first such; where none has, the first that was written."""
+        changed = before ^ int(self.raw[element])
+        if changed:
+            return ((changed & -changed).bit_length() - 1) // 8
+        item = self.storage.element_size()
+        written = np.zeros(0) if self.stores is None else self.stores.last[element * item : (element + 1) * item]
+        return int(np.argmax(written != 0)) if written.size else 0
 
 
 @dataclass(frozen=True)
@@ -250,7 +260,7 @@ class Arena:
         index = torch.nonzero(mask).to(torch.int64)
         stride = torch.tensor(allocation.view.stride(), dtype=torch.int64)
         offsets = (index * stride).sum(dim=1) + int(allocation.view.storage_offset())
-        allocation.writable = np.sort(offsets.numpy())
+        allocation.writable = np.unique(offsets.numpy())
 
     def declare_cells(self, name: str, index: Sequence[torch.Tensor]) -> None:
         """Declare that exactly the elements `view[index]` of tensor `name` must be written, and fill them with poison.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,6 +19,17 @@ Allowed = tuple[Any, ...] | range
 
 Inputs = dict[str, Any]
 """Launcher keyword arguments of one Case: tensors (views into an Arena), numbers and strings."""
+
+
+class Victim(Protocol):
+    """What stood in memory that was overwritten."""
+
+    def __call__(self, inputs: Inputs, name: str, cells: npt.NDArray[np.int64], *, is_changed: bool = True) -> str:
+        """What stood there, and by which token it is overwritten, one phrase; "" where nothing is known of that tensor.
+
+        `cells`: sorted int64 offsets of the elements, from the first one of tensor `name`. `is_changed`: whether they hold other
+        bits than before; they were written back as they were otherwise.
+        """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,8 +124,7 @@ class Op:
     forbids.
     `properties`: by name, what reports count of the Cases that were judged: (case) -> a word, of few that there are. A `Property`
     where these can be listed.
-    `victim`: (inputs, name, cells) -> what stood in memory that was overwritten, and by which token, one phrase, "" where it
-    knows nothing of that tensor. `cells`: sorted int64 offsets of the elements that changed, from the first one of tensor `name`.
+    `victim`: what stood in memory that was overwritten, and by which token, see `Victim`.
     """
 
     name: str
@@ -129,7 +139,7 @@ class Op:
     placements: Mapping[str, Callable[[Any], Any]] = field(default_factory=dict)
     facets: Mapping[str, Facet] = field(default_factory=dict)
     properties: Mapping[str, Callable[[Any], str]] = field(default_factory=dict)
-    victim: Callable[[Inputs, str, npt.NDArray[np.int64]], str] | None = None
+    victim: Victim | None = None
 
     def knows(self, model: str) -> bool:
         """Whether `model` is the name of a model, or of one of its variants."""

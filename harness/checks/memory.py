@@ -6,15 +6,15 @@ from collections.abc import Callable, Iterator
 
 from tridiff.harness.api import Allocation, Arena, Damage, Failure
 
-Victim = Callable[[Damage], str]
+Said = Callable[[Damage], str]
 """What stood in memory that was overwritten, and by which token, one phrase; "" where nothing is known of it."""
 
 
-def check_memory(arena: Arena, again: Arena | None = None, victim: Victim | None = None) -> Iterator[Failure]:
+def check_memory(arena: Arena, again: Arena | None = None, victim: Said | None = None) -> Iterator[Failure]:
     """`corruption` and `unwritten`, one each at most: the first damaged tensor in the order of allocation.
 
-    Memory that was stored into with the bits it held is corrupted as well, where no bit changed: whoever writes it between
-    the kernel's load and its store, another program or another stream, loses what he wrote.
+    Memory that was written back as it was is corrupted as well: what another program, or another stream, writes between the
+    kernel's load and its store is lost.
 
     `again`: memory after a run that differs only in its poison, see `Allocation.unwritten`. `victim`: see `Op.victim`.
     """
@@ -36,11 +36,10 @@ def _changed(damage: Damage) -> str:
 
 
 def _stored(damage: Damage) -> str:
-    lost = "what another program writes there meanwhile is lost"
-    return f"{damage.where} must not be written: it was, with the {damage.before:g} that it held, and {lost}{_more(damage)}"
+    return f"{damage.where} must not be written: it was written back as it was ({damage.before:g}){_more(damage)}"
 
 
-def _of(what: str, damage: Damage, victim: Victim | None) -> str:
+def _of(what: str, damage: Damage, victim: Said | None) -> str:
     said = "" if victim is None else victim(damage)
     return f"{said}: {what}" if said else what
 

@@ -31,7 +31,7 @@ from tridiff.harness.api import (
     to_json,
 )
 from tridiff.harness.capture import Elsewhere, Rewrite, rewritten, seeded, targeting
-from tridiff.harness.checks.memory import Victim, check_memory
+from tridiff.harness.checks.memory import Said, check_memory
 from tridiff.harness.checks.values import check_poison, check_values, worst_ratio
 from tridiff.harness.declarations import Malformed, check_inputs, check_judged
 from tridiff.harness.engines.cpu.engine import CpuEngine
@@ -193,7 +193,7 @@ class _Examination:
             return Failure(check="launch", message=message, line=blame.line(error), subject=message)
         return None
 
-    def _victim(self, inputs: dict[str, Any]) -> Victim | None:
+    def _victim(self, inputs: dict[str, Any]) -> Said | None:
         """What the Op says of memory that was overwritten; the finding itself gives its elements."""
         victim = self._op.victim
         if victim is None:
@@ -201,7 +201,7 @@ class _Examination:
 
         def said(damage: Damage) -> str:
             with self._declared("victim"):
-                return victim(inputs, damage.tensor, damage.cells)
+                return victim(inputs, damage.tensor, damage.cells, is_changed=damage.is_changed)
 
         return said
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -81,7 +82,8 @@ class _Stage:
         self._arena = arena
         self._spec = spec
         self._names = specialisations
-        self._owners = {_address(allocation.storage): allocation for allocation in arena}
+        self._owners = sorted(arena, key=lambda allocation: _address(allocation.storage))
+        self._bases = [_address(allocation.storage) for allocation in self._owners]
         self._made: list[weakref.ref[torch.Tensor]] = []
         self._storages: dict[tuple[int, str], Memory] = {}
 
@@ -126,11 +128,10 @@ class _Stage:
 
     def _storage(self, name: str, tensor: torch.Tensor) -> Memory:
         """The storage behind `tensor` as integers of its item size; remembered, which also keeps its address from reuse."""
-        owner = self._owners.get(_address(tensor))
-        title = owner.name if owner else name
-        key = (_address(tensor), title)
+        owner = self._owner(tensor)
+        title, source = (owner.name, owner.storage) if owner else (name, tensor)
+        key = (_address(source), title)
         if key not in self._storages:
-            source = owner.storage if owner else tensor
             cells = _cells(source)
             spans = owner.legal if owner else ((0, cells.size),)
             self._storages[key] = Memory(
@@ -141,10 +142,17 @@ class _Stage:
                 starts=np.array([start for start, _ in spans], dtype=np.int64),
                 stops=np.array([stop for _, stop in spans], dtype=np.int64),
                 locate=_locator(title, owner, cells.size),
-                address=_address(tensor),
+                address=_address(source),
                 stores=owner.note_stores if owner and self._arena.notes_stores and owner.has_forbidden() else None,
             )
         return self._storages[key]
+
+    def _owner(self, tensor: torch.Tensor) -> Allocation | None:
+        """The allocation in which the tensor lies; it need not share torch's storage with it: an array of NumPy's does not."""
+        at = bisect_right(self._bases, _address(tensor)) - 1
+        if at < 0 or _address(tensor) >= self._bases[at] + self._owners[at].storage.untyped_storage().nbytes():
+            return None
+        return self._owners[at]
 
     def _memories(self) -> Iterator[Memory]:
         """All storages that this launch may know the address of: its arguments', the Case's, and the launcher's own."""
@@ -171,7 +179,7 @@ def _cells(tensor: torch.Tensor) -> Array:
 def _pointer(storage: Memory, tensor: torch.Tensor, element: str) -> Pointer:
     formats.compute_dtype(element)
     size = np.dtype(formats.MEMORY[element]).itemsize
-    start = int(tensor.storage_offset()) * tensor.element_size()
+    start = _address(tensor) - storage.address + int(tensor.storage_offset()) * tensor.element_size()
     return Pointer(storage.viewed_as(element, start % size), (np.full(1, start // size, dtype=np.int64),))
 
 

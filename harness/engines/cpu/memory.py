@@ -112,11 +112,15 @@ class Memory:
         size = self.cells.nbytes
         return stores, stores.last[self.skip : self.skip + size].view(f"u{self.itemsize}")
 
-    def note(self, first: Array, length: int, line: str) -> None:
-        """Note that a store in `line` wrote all runs of `length` cells that begin at `first` (one-dimensional)."""
+    def note(self, first: Array, length: int, line: str, *, is_update: bool = False) -> None:
+        """Note that a store in `line` wrote all runs of `length` cells that begin at `first` (one-dimensional).
+
+        `is_update`: an atomic operation that makes the new value of the old one did.
+        """
         if self._noted is not None:
             stores, numbers = self._noted
-            every_byte = int.from_bytes(bytes([stores.number(line)]) * self.itemsize, "little")
+            number = stores.number(line, is_update=is_update)
+            every_byte = int.from_bytes(bytes([number]) * self.itemsize, "little")
             if length == 1:
                 numbers[first] = every_byte
             else:

@@ -38,6 +38,8 @@ _UPDATES: dict[int, Update] = {
 }
 """By the attribute atomic_rmw_op: and, or, xor, add, fadd, max, min, umax, umin, xchg."""
 _SIGNED_ORDER = {6, 7}
+_EXCHANGE = 10
+"""Stores its operand, whatever it finds."""
 
 
 def _atomic_rmw(op: Bound) -> Step:
@@ -49,7 +51,7 @@ def _atomic_rmw(op: Bound) -> Step:
         raise op.unsupported("signed order of floats")
     formats.check_arithmetic(op.result.element)
     update = _UPDATES[kind]
-    return _atomic(op, pointer, [value], mask, lambda old, operands: update(old, operands[0]))
+    return _atomic(op, pointer, [value], mask, lambda old, operands: update(old, operands[0]), stores=kind == _EXCHANGE)
 
 
 def _atomic_cas(op: Bound) -> Step:
@@ -76,7 +78,7 @@ def _atomic_load(op: Bound) -> Step:
 
 def _atomic_store(op: Bound) -> Step:
     pointer, value, *mask = op.ins
-    return _atomic(op, pointer, [value], mask, lambda _, operands: operands[0])
+    return _atomic(op, pointer, [value], mask, lambda _, operands: operands[0], stores=True)
 
 
 def _atomic_poll(op: Bound) -> Step:
@@ -94,8 +96,20 @@ def _atomic_poll(op: Bound) -> Step:
     return run
 
 
-def _atomic(op: Bound, pointer: int, slots: list[int], mask: list[int], update: Callable[[Array, list[Array]], Array]) -> Step:
-    """Every active lane replaces its cell by `update`; the result, if it has one, is what each lane found there."""
+def _atomic(
+    op: Bound,
+    pointer: int,
+    slots: list[int],
+    mask: list[int],
+    update: Callable[[Array, list[Array]], Array],
+    *,
+    stores: bool = False,
+) -> Step:
+    """Every active lane replaces its cell by `update`; the result, if it has one, is what each lane found there.
+
+    `stores`: the new content does not depend on the old.
+    """
+    line = op.line
     element = op.operand(0).element[1:]
     shape = op.operand(0).shape
     kind = formats.compute_dtype(element)
@@ -109,7 +123,8 @@ def _atomic(op: Bound, pointer: int, slots: list[int], mask: list[int], update: 
         try:
             for memory, terms, active in accesses(pointer_in(lanes, pointer), masks):
                 cells, where = active_cells(memory, terms, active, full_shape)
-                result[where] = in_turn(memory, cells, [operand[where] for operand in operands], update)
+                chosen = [operand[where] for operand in operands]
+                result[where] = in_turn(memory, cells, chosen, update, line=line, stores=stores)
         except OutOfBounds as error:
             raise bounds_error("atomic access to", error, op, lanes) from None
         for out in op.outs:
@@ -118,16 +133,25 @@ def _atomic(op: Bound, pointer: int, slots: list[int], mask: list[int], update: 
     return run
 
 
-def in_turn(memory: Memory, cells: Array, operands: list[Array], update: Callable[[Array, list[Array]], Array]) -> Array:
-    """Update the cells (one-dimensional) one after the other; what each lane found."""
+def in_turn(
+    memory: Memory,
+    cells: Array,
+    operands: list[Array],
+    update: Callable[[Array, list[Array]], Array],
+    *,
+    line: str,
+    stores: bool = False,
+) -> Array:
+    """Update the cells (one-dimensional) one after the other; what each lane found. `line`, `stores`: see `_atomic`."""
     found = np.empty(cells.shape, dtype=formats.compute_dtype(memory.element))
     finish = formats.ROUND.get(memory.element, np.asarray)
     for lanes in _rounds(cells):
         at = cells[lanes]
         old = formats.decode(memory.cells[at], memory.element)
         found[lanes] = old
-        new = finish(update(old, [operand[lanes] for operand in operands]))
-        memory.cells[at] = formats.encode(new, memory.element)
+        new = formats.encode(finish(update(old, [operand[lanes] for operand in operands])), memory.element)
+        memory.note(at if stores else at[memory.cells[at] != new], 1, line, is_update=not stores)
+        memory.cells[at] = new
     return found
 
 

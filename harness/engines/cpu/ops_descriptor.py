@@ -167,7 +167,8 @@ def _reduce(op: Bound) -> Step:
             cells, where = active_cells(descriptor.pointer.memory, terms, masks, full_shape)
         except OutOfBounds as error:
             raise bounds_error("atomic access to", error, op, lanes) from None
-        in_turn(descriptor.pointer.memory, cells, [values[where]], lambda old, operands: update(old, operands[0]))
+        memory, chosen = descriptor.pointer.memory, [values[where]]
+        in_turn(memory, cells, chosen, lambda old, operands: update(old, operands[0]), line=op.line)
 
     return run
 
