@@ -16,7 +16,7 @@ CHECKS = {
     "memory": "the process that ran the kernel needed more memory than it may have",
     "assertion": "a device assertion or an assumption (tl.assume) of the kernel does not hold",
     "bounds": "a load or store fell outside the tensor that its pointer came from",
-    "corruption": "memory that the Op does not declare as written was written, be it with what it held; with the source line",
+    "corruption": "memory that the Op does not declare as written has changed, or a kernel wrote it back as it was",
     "unwritten": "an element that must be written still holds its poison",
     "nan": "an output is NaN or infinite where the reference is finite",
     "mismatch": "an output differs from the reference by more than the error bound",

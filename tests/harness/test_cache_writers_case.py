@@ -6,6 +6,7 @@ import functools
 import importlib
 import json
 import random
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -16,10 +17,12 @@ from drawn_cases import QUIETLY, draws
 from hypothesis import find, settings
 from hypothesis import strategies as st
 
-from tridiff.harness.api import RAW, Arena, CaseError, Domain, Op, Poison, from_json, offsets_of, to_json
+from tridiff.harness.api import RAW, Arena, CaseError, Domain, Found, Op, Poison, from_json, offsets_of, to_json
 from tridiff.harness.domains import contains
+from tridiff.harness.engines.spec import EngineSpec
 from tridiff.harness.registry import builtin
 from tridiff.harness.runner import drawing
+from tridiff.harness.runner.examine import KernelRef, examine
 from tridiff.strategies.concat_and_cache_mla import PAGE_SIZES as LATENT_PAGE_SIZES
 from tridiff.strategies.kv_caches import PAGE_SIZES
 
@@ -413,7 +416,7 @@ def test_placements(name: str) -> None:
 # Victims
 
 
-def damaged(name: str, cache: str, slot: int, row: int, **fields: Any) -> str:
+def damaged(name: str, cache: str, slot: int, row: int, *, is_changed: bool = True, **fields: Any) -> str:
     """What is said once the row of token `row`, as the reference has it for another slot, is written to `slot` as well."""
     case = case_of(name, num_tokens=3, negatives="tail", **fields)
     inputs, arena = built(name, case)
@@ -428,7 +431,7 @@ def damaged(name: str, cache: str, slot: int, row: int, **fields: Any) -> str:
     victim = op_of(name).victim
     assert victim is not None
     assert victim(inputs, "slot_mapping", cells) == ""
-    return victim(inputs, cache, np.sort(cells))
+    return victim(inputs, cache, np.sort(cells), is_changed=is_changed)
 
 
 @pytest.mark.parametrize(
@@ -464,6 +467,25 @@ def damaged(name: str, cache: str, slot: int, row: int, **fields: Any) -> str:
 def test_victims_are_named(name: str, cache: str, fields: Mapping[str, Any], expected: str) -> None:
     """Where a token without a slot was written to slot 0: that slot, the head, the bytes, and that token."""
     assert damaged(name, cache, 0, 2, **fields) == expected
+    assert damaged(name, cache, 0, 2, is_changed=False, **fields) == f"{expected.partition(' overwritten')[0]} written back"
+
+
+def test_whole_message_of_what_is_written_back() -> None:
+    """It names no culprit, since the bits are the victim's own, and the line of the store."""
+    known = builtin()
+    name = "concat_and_cache_mla"
+    fault = known.fault(name, "skipped_tokens_write_back")
+    case = case_of(name, num_tokens=1, negatives="head")
+
+    outcome = examine(KernelRef(kernel=name, fault=fault.name), EngineSpec(), case, known)
+
+    assert isinstance(outcome, Found)
+    place, what = outcome.finding.message.split(": ", 1)
+    assert place == "slot 0 (page 0, offset 0), bytes 0..128 written back"
+    assert re.fullmatch(
+        r"kv_cache\[0, 0, 0\] must not be written: it was written back as it was \(.*\) \(32 elements in all\)", what
+    )
+    assert re.fullmatch(r"concat_and_cache_mla\.py:\d+", outcome.finding.line or "")
 
 
 def test_victims_below_a_cache() -> None:

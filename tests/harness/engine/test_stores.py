@@ -303,6 +303,18 @@ def test_update_that_changes_nothing_is_none(run: Run) -> None:
     assert damage(other).line == line_of(added, "tl.store")
 
 
+def test_lock_that_is_released(run: Run) -> None:
+    """What updates change and undo is as it was for everybody."""
+    arena = Arena()
+    view = integers(arena)
+
+    run(added, (1,), view, 1, 0, 4, arena=arena)
+    run(added, (1,), view, -1, 0, 4, arena=arena)
+
+    assert arena.allocations["cache"].changed() is None
+    assert arena.allocations["cache"].stored() is None
+
+
 @pytest.mark.parametrize("back", [0, 1])
 def test_update_that_changes_something(run: Run, back: int) -> None:
     """Is told by its line, be there a harmless store before it or not."""
