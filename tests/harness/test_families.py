@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 import toy
 import toy.family
-from completeness import contract, facets, layout, members, properties
+from completeness import contract, facets, layout, members, properties, sample
 from sources import sources
 
 from tridiff.harness.api import Facet, Property
@@ -45,15 +45,12 @@ def test_family_keeps_its_contract(family: str) -> None:
 
 
 @pytest.mark.parametrize("family", families())
-def test_family_keeps_to_what_a_kernel_supports(family: str) -> None:
-    """Whatever facet a kernel restricts, its strategies narrow by it."""
-    assert list(facets(builtin().op(family))) == []
+def test_family_draws_what_it_says(family: str) -> None:
+    """Whatever facet a kernel restricts, strategies narrow by it; each word of a property, which reports count, is drawn soon."""
+    op = builtin().op(family)
+    cases = sample(op)
 
-
-@pytest.mark.parametrize("family", families())
-def test_family_says_what_its_cases_are(family: str) -> None:
-    """Reports count its properties, and each word that these name is drawn within 500 cases."""
-    assert list(properties(builtin().op(family))) == []
+    assert [*facets(op, cases), *properties(op, cases)] == []
 
 
 def test_word_that_no_case_has() -> None:
@@ -61,11 +58,13 @@ def test_word_that_no_case_has() -> None:
     op = toy.family.registry().op("scale")
     told = {"size": Property(lambda case: "small" if case.rows < 9 else "large", ("small", "large"))}
 
-    assert list(properties(op)) == []
-    assert list(properties(dataclasses.replace(op, properties={}))) == [
+    assert list(properties(op, sample(op))) == []
+    assert list(properties(dataclasses.replace(op, properties={}), [])) == [
         "scale has no properties: reports cannot say what its cases were"
     ]
-    assert list(properties(dataclasses.replace(op, properties=told))) == ["property size of scale: no case of 500 is large"]
+    assert list(properties(dataclasses.replace(op, properties=told), sample(op))) == [
+        "property size of scale: no case of 500 is large"
+    ]
 
 
 def test_facet_that_a_strategy_ignores() -> None:
@@ -73,7 +72,7 @@ def test_facet_that_a_strategy_ignores() -> None:
     op = toy.family.registry().op("scale")
     ignored = {"rows": Facet(description="rows", of=lambda case: case.rows)}
 
-    complaints = list(facets(dataclasses.replace(op, facets=ignored)))
+    complaints = list(facets(dataclasses.replace(op, facets=ignored), sample(op)))
 
     assert len(complaints) == 1
     assert "the strategy of scale drew rows=" in complaints[0]

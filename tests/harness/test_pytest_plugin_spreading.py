@@ -198,7 +198,7 @@ def test_wrong_shard(host: Host) -> None:
 def test_workers(host: Host, pytester: pytest.Pytester) -> None:
     """With -n 4, of 800 examples 800 are run, at least 740 of them distinct; what fails in one worker stops no other."""
     pytester.makeconftest(RECORDED)
-    code = FUZZ.format(examples=800).replace("scale", "decode_attention") + "    assert 'shard2/' not in str(tridiff._item)\n"
+    code = FUZZ.format(examples=800).replace("scale", "concat_and_cache_mla") + "    assert 'shard2/' not in str(tridiff._item)\n"
 
     result = host(code, "-p", "xdist", "-n", "4", "--junit-xml=junit.xml")
 

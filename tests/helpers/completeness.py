@@ -12,7 +12,7 @@ import importlib
 import inspect
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from random import Random
 from types import ModuleType
@@ -177,11 +177,20 @@ def _simplest(strategy: Callable[[Domain], Any], target: str, *, shrunk: bool) -
 _FACET_DRAWS = 8
 
 
-def facets(op: Op) -> Iterator[str]:
-    """That strategies draw nothing that a Kernel may leave out: each facet is restricted to the value that is drawn least."""
+def sample(op: Op, count: int = 150) -> list[Any]:
+    """Cases of an Op."""
+    return draw_cases(_only(op), op.name, DEFAULT_TARGET, count=count, seed=0)
+
+
+def _only(op: Op) -> Registry:
     registry = Registry()
     registry.ops[op.name] = op
-    cases = draw_cases(registry, op.name, DEFAULT_TARGET, count=150, seed=0)
+    return registry
+
+
+def facets(op: Op, cases: Sequence[Any]) -> Iterator[str]:
+    """That strategies draw nothing that a Kernel may leave out: each facet is restricted to the value that `cases` have least."""
+    registry = _only(op)
     for name, facet in op.facets.items():
         seen = Counter(value for case in cases for value in values(facet, case))
         limits = {name: (min(seen, key=seen.__getitem__),)}
@@ -192,26 +201,27 @@ def facets(op: Op) -> Iterator[str]:
 
 
 _PROPERTY_DRAWS = 500
-_FEW_DRAWS = 50
-"""Where no words are named that must be drawn."""
 
 
-def properties(op: Op) -> Iterator[str]:
-    """That reports have something to count, and that each word which a property names is drawn by and by."""
+def properties(op: Op, cases: Sequence[Any]) -> Iterator[str]:
+    """That reports have something to count, and that each word which a property names is drawn: in `cases`, or in some more."""
     if not op.properties:
         yield f"{op.name} has no properties: reports cannot say what its cases were"
         return
-    registry = Registry()
-    registry.ops[op.name] = op
+    if _missing(op, cases):
+        for name, words in _missing(op, sample(op, _PROPERTY_DRAWS)).items():
+            yield f"property {name} of {op.name}: no case of {_PROPERTY_DRAWS} is {', '.join(words)}"
+
+
+def _missing(op: Op, cases: Iterable[Any]) -> dict[str, list[str]]:
+    """The words that properties name and none of `cases` has."""
     drawn: dict[str, set[str]] = {name: set() for name in op.properties}
-    count = _PROPERTY_DRAWS if any(isinstance(of, Property) for of in op.properties.values()) else _FEW_DRAWS
-    for case in draw_cases(registry, op.name, DEFAULT_TARGET, count=count, seed=0):
+    for case in cases:
         for name, word in words_of(op, case).items():
             drawn[name].add(word)
-    for name, of in op.properties.items():
-        missing = [word for word in of.words if word not in drawn[name]] if isinstance(of, Property) else []
-        if missing:
-            yield f"property {name} of {op.name}: no case of {_PROPERTY_DRAWS} is {', '.join(missing)}"
+    named = {name: of.words for name, of in op.properties.items() if isinstance(of, Property)}
+    missing = {name: [word for word in words if word not in drawn[name]] for name, words in named.items()}
+    return {name: words for name, words in missing.items() if words}
 
 
 def agreement(registry: Registry, op: Op, module: ModuleType) -> Iterator[str]:
