@@ -165,18 +165,17 @@ class Allocation:
             before=original.item(),
             after=self.storage[element].item(),
             cells=cells - int(self.view.storage_offset()),
-            line=None if self.stores is None else self.stores.line(element * item + self._first_byte(element, before)),
+            line=None if self.stores is None else self._line(self.stores, element, before),
             is_changed=before != int(self.raw[element]),
         )
 
-    def _first_byte(self, element: int, before: int) -> int:
-        """Which byte of an element that held `before` has changed, the first such; where none has, the first that was written."""
+    def _line(self, stores: Stores, element: int, before: int) -> str | None:
+        """Who wrote the first byte that changed of an element that held `before`; where none has, the first that was written."""
+        first = element * self.storage.element_size()
         changed = before ^ int(self.raw[element])
         if changed:
-            return ((changed & -changed).bit_length() - 1) // 8
-        item = self.storage.element_size()
-        written = np.zeros(0) if self.stores is None else self.stores.last[element * item : (element + 1) * item]
-        return int(np.argmax(written != 0)) if written.size else 0
+            return stores.line(first + ((changed & -changed).bit_length() - 1) // 8)
+        return stores.line(first + int(np.argmax(stores.last[first : first + self.storage.element_size()] != 0)))
 
 
 @dataclass(frozen=True)

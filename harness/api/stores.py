@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 _LARGE = 2**20
-"""Bytes from which on a map is one of pages."""
+"""Bytes from which on memory is mapped page by page."""
 
 
 class Stores:

@@ -126,11 +126,13 @@ def _scatter(op: Bound) -> Step:
 
 
 def _stored(op: Bound, value: int, shape: tuple[int, ...], places: Places) -> Step:
+    line = op.line
+
     def run(lanes: Lanes) -> None:
         descriptor = _described(lanes, op.ins[0], op)
         terms, masks = _block(descriptor, places(lanes), shape)
         try:
-            memory.scatter(descriptor.pointer.memory, terms, masks, lanes.array(op.ins[value]), shape, line=op.line)
+            memory.scatter(descriptor.pointer.memory, terms, masks, lanes.array(op.ins[value]), shape, line=line)
         except OutOfBounds as error:
             raise bounds_error("store to", error, op, lanes) from None
 
@@ -157,6 +159,7 @@ def _reduce(op: Bound) -> Step:
     formats.check_arithmetic(op.operand(1).element)
     # Which integers are unsigned is known from the descriptor alone.
     update = unsigned(_UPDATES[kind]) if re.search(r"xui\d+>", op.operand(0).element) else _UPDATES[kind]
+    line = op.line
 
     def run(lanes: Lanes) -> None:
         descriptor = _described(lanes, op.ins[0], op)
@@ -168,7 +171,7 @@ def _reduce(op: Bound) -> Step:
         except OutOfBounds as error:
             raise bounds_error("atomic access to", error, op, lanes) from None
         memory, chosen = descriptor.pointer.memory, [values[where]]
-        in_turn(memory, cells, chosen, lambda old, operands: update(old, operands[0]), line=op.line)
+        in_turn(memory, cells, chosen, lambda old, operands: update(old, operands[0]), line=line)
 
     return run
 
